@@ -1,0 +1,71 @@
+//! Tells the receiver: one signed POST, to an address that the operator allows.
+//!
+//! [`envelope`] writes what is sent, once; [`signing`] signs it, anew for each attempt; [`egress`]
+//! says where it may go; [`http`] sends it. Signing and composing are pure.
+
+mod signing;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::callback::{CallbackId, Reply};
+
+pub use signing::SigningSecret;
+
+/// Makes one attempt to deliver a callback.
+#[async_trait]
+pub trait Courier: Send + Sync {
+    /// Signs and sends `parcel`, and says what came of it.
+    ///
+    /// Never takes longer than its hard deadline, and never fails: whatever happens on the way is
+    /// an event in the life of the callback.
+    async fn deliver(&self, parcel: Parcel) -> Receipt;
+}
+
+/// One callback, ready to be signed and sent.
+#[derive(Clone, Debug)]
+pub struct Parcel {
+    pub id: CallbackId,
+    pub url: String,
+    /// The exact bytes to sign and to send; the same in every attempt.
+    pub body: Bytes,
+    /// All live secrets of the caller, newest first. Each signs.
+    pub secrets: Vec<SigningSecret>,
+}
+
+/// What one attempt came to, as the caller may see it.
+#[derive(Clone, Debug)]
+pub struct Receipt {
+    pub reply: Reply,
+    /// The status that was answered, where one was.
+    pub status: Option<u16>,
+    /// What went wrong, where it was not the status.
+    pub failure: Option<Failure>,
+    /// One sentence for people, where there is more to say than `failure` does.
+    pub detail: Option<String>,
+    /// The first 4 KiB of the answer's body.
+    pub answer: Bytes,
+    pub took: Duration,
+}
+
+/// What kept an attempt from being answered, or its answer from being read.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Failure {
+    /// No address was found for the name.
+    NameNotResolved,
+    /// An address that the operator does not allow.
+    AddressRefused,
+    ConnectFailed,
+    /// No secure connection: certificate wrong or expired, no common version.
+    TlsFailed,
+    /// The deadline for the whole exchange, or for connecting, passed.
+    TimedOut,
+    /// The connection broke off before the answer was complete.
+    ConnectionLost,
+    /// The answer was larger than we read.
+    AnswerTooLarge,
+    /// The answer was not HTTP.
+    AnswerMalformed,
+}

@@ -1,0 +1,3 @@
+/// A signing secret.
+#[derive(Clone, Debug)]
+pub struct SigningSecret;

@@ -1,0 +1,93 @@
+//! Asks Microsoft Graph how an operation is doing.
+//!
+//! A caller hands us a URL and a token. The URL is read, never fetched: [`Reference`] keeps its
+//! version and id, and the client rebuilds the address from the root that the operator allows. So
+//! a token goes to Graph and nowhere else, whatever a caller writes.
+
+mod reference;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use jiff::Timestamp;
+use secrecy::{ExposeSecret, SecretString};
+use sha2::{Digest, Sha256};
+
+use crate::operation::{Event, OperationId};
+
+pub use reference::{ApiVersion, InvalidReference, Reference};
+
+/// Asks Graph once.
+#[async_trait]
+pub trait Graph: Send + Sync {
+    /// Makes one poll and says what came of it.
+    ///
+    /// Never takes longer than its hard deadline, and never fails: whatever happens on the way is
+    /// an event in the life of the operation.
+    async fn poll(&self, inquiry: Inquiry) -> Poll;
+}
+
+/// What to ask, and as whom.
+#[derive(Clone, Debug)]
+pub struct Inquiry {
+    /// Whose poll this is, for the log.
+    pub operation: OperationId,
+    pub reference: Reference,
+    pub credential: Credential,
+}
+
+/// What came of one poll.
+#[derive(Clone, Debug)]
+pub struct Poll {
+    /// [`Event::Polled`] or [`Event::Unpolled`].
+    pub event: Event,
+    /// Graph's bytes as they came, where they are an `engagementAsyncOperation`.
+    pub body: Option<Bytes>,
+}
+
+/// What a poll proves itself with.
+#[derive(Clone, Debug)]
+pub enum Credential {
+    /// An access token for Graph that the caller handed in. It can be neither read nor renewed.
+    Token(AccessToken),
+    /// A connection, by which we get tokens ourselves.
+    Connection(Arc<Connection>),
+}
+
+/// An access token for Graph.
+#[derive(Clone, Debug)]
+pub struct AccessToken {
+    pub secret: SecretString,
+    pub expires_at: Timestamp,
+}
+
+/// A named Graph identity of a caller: an app registration that proves itself by a secret.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    /// The caller's name for it.
+    pub name: String,
+    /// The directory: a GUID or a domain name, lower case.
+    pub tenant: String,
+    /// The app registration: a GUID, lower case.
+    pub client_id: String,
+    pub client_secret: SecretString,
+}
+
+impl Credential {
+    /// Which budget at Graph this credential spends; the rest of its lane's name.
+    ///
+    /// One per app and tenant. A handed-in token is opaque, so it stands for itself, by a digest.
+    pub fn identity(&self) -> String {
+        match self {
+            Self::Connection(connection) => {
+                format!("app:{}:{}", connection.tenant, connection.client_id)
+            }
+            Self::Token(token) => {
+                let digest = Sha256::digest(token.secret.expose_secret());
+                let short: String = digest.iter().take(12).map(|b| format!("{b:02x}")).collect();
+                format!("token:{short}")
+            }
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! x
+pub mod callback;
+pub mod clock;
+pub mod courier;
+pub mod graph;
+pub mod lane;
+pub mod operation;
