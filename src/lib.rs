@@ -5,3 +5,5 @@ pub mod courier;
 pub mod graph;
 pub mod lane;
 pub mod operation;
+pub mod store;
+pub mod vault;

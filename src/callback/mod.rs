@@ -110,6 +110,14 @@ impl State {
         }
     }
 
+    /// Since when nothing happens any more, unless a resend is asked for.
+    pub fn rested_at(&self) -> Option<Timestamp> {
+        match *self {
+            Self::Pending { .. } => None,
+            Self::Delivered { at } | Self::Undeliverable { at, .. } => Some(at),
+        }
+    }
+
     /// The word for it in the API, in the store and in logs.
     pub fn as_str(&self) -> &'static str {
         match self {

@@ -164,6 +164,13 @@ impl Lane {
         }
     }
 
+    /// Whether a fresh lane in its place would behave the same: nothing counts, nothing is
+    /// remembered against it.
+    pub fn is_forgettable(&self, now: Timestamp) -> bool {
+        self.slots.iter().all(|slot| slot.busy_until <= now)
+            && self.paused_until.is_none_or(|until| until <= now)
+    }
+
     /// How long a slot stays busy after its step is over.
     fn counts_for(&self, policy: &Policy) -> Duration {
         match self.kind {

@@ -205,12 +205,17 @@ impl State {
         }
     }
 
+    /// Since when nothing happens any more.
+    pub fn rested_at(&self) -> Option<Timestamp> {
+        match *self {
+            Self::Watching(_) | Self::Blocked { .. } => None,
+            Self::Settled { at, .. } | Self::Cancelled { at } => Some(at),
+        }
+    }
+
     /// Whether nothing will ever happen again.
     pub fn is_at_rest(&self) -> bool {
-        match self {
-            Self::Watching(_) | Self::Blocked { .. } => false,
-            Self::Settled { .. } | Self::Cancelled { .. } => true,
-        }
+        self.rested_at().is_some()
     }
 }
 
@@ -218,6 +223,11 @@ impl Operation {
     /// See [`State::agenda`].
     pub fn agenda(&self) -> Agenda {
         self.state.agenda(self.deadline)
+    }
+
+    /// Whether nothing has happened to it since before `at`, nor ever will.
+    pub fn rested_before(&self, at: Timestamp) -> bool {
+        self.state.rested_at().is_some_and(|rested_at| rested_at < at)
     }
 
     /// How it ended, once that is known.

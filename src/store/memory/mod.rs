@@ -1,0 +1,529 @@
+//! The contract in its plainest form: maps behind one lock, and every question answered by looking
+//! at everything. What the other backends are measured against; forgotten when the process ends.
+
+mod directory;
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use jiff::Timestamp;
+
+use self::directory::Caller;
+use super::{
+    Amended, Amendment, Attempt, CallbackFilter, CallerName, Change, Claim, Claimed, Commit,
+    Committed, Identity, Message, Notice, OperationFilter, OwedCallback, Page, Registered,
+    Registration, Step, Store, StoreError, StoredCallback, Tracked, Work,
+};
+use crate::callback::CallbackId;
+use crate::graph::{AccessToken, Credential};
+use crate::lane::{self, Lane, LaneName, share};
+use crate::operation::{Agenda, OperationId, after};
+
+/// Everything in the memory of this process.
+#[derive(Debug)]
+pub struct MemoryStore {
+    rows: Mutex<Rows>,
+    policy: lane::Policy,
+}
+
+#[derive(Debug, Default)]
+struct Rows {
+    operations: BTreeMap<OperationId, OperationRow>,
+    callbacks: BTreeMap<CallbackId, CallbackRow>,
+    lanes: BTreeMap<LaneName, LaneRow>,
+    idempotency: BTreeMap<(CallerName, String), IdempotencyRow>,
+    callers: BTreeMap<CallerName, Caller>,
+    tokens_issued: u64,
+}
+
+#[derive(Debug)]
+struct OperationRow {
+    tracked: Tracked,
+    /// A token that was handed in. What a connection brings is looked up when it is needed.
+    handed_in: Option<AccessToken>,
+    callback_origin: String,
+    lane: LaneName,
+    held: Option<Held>,
+}
+
+#[derive(Debug)]
+struct CallbackRow {
+    stored: StoredCallback,
+    lane: LaneName,
+    attempts: Vec<Attempt>,
+    held: Option<Held>,
+}
+
+#[derive(Debug)]
+struct LaneRow {
+    lane: Lane,
+    served_at: Timestamp,
+}
+
+#[derive(Debug)]
+struct IdempotencyRow {
+    request: [u8; 32],
+    operation: OperationId,
+    answer: Option<Bytes>,
+    first_used_at: Timestamp,
+}
+
+/// Who may take the step, and until when.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    token: u64,
+    until: Timestamp,
+}
+
+/// What the state plans, put off to the end of the lease while somebody holds the step.
+fn put_off(agenda: Agenda, held: Option<Held>) -> Agenda {
+    let Some(Held { until, .. }) = held else { return agenda };
+    Agenda {
+        step_at: agenda.step_at.map(|_| until),
+        lapse_at: agenda.lapse_at.map(|lapse_at| lapse_at.max(until)),
+    }
+}
+
+impl MemoryStore {
+    pub fn new(policy: lane::Policy) -> Self {
+        Self { rows: Mutex::default(), policy }
+    }
+
+    fn rows(&self) -> MutexGuard<'_, Rows> {
+        self.rows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Rows {
+    /// Every step that is planned, with its lane.
+    fn agendas(&self) -> impl Iterator<Item = (Step, &LaneName, Agenda)> {
+        let operations = self.operations.iter().map(|(id, row)| {
+            let agenda = put_off(row.tracked.operation.agenda(), row.held);
+            (Step::Operation(*id), &row.lane, agenda)
+        });
+        let callbacks = self.callbacks.iter().map(|(id, row)| {
+            let agenda = put_off(row.stored.callback.state.agenda(), row.held);
+            (Step::Callback(*id), &row.lane, agenda)
+        });
+        operations.chain(callbacks)
+    }
+
+    /// The planned steps of each lane, earliest first, with the time from which on the lane admits
+    /// the first of them.
+    fn queues(&self) -> Vec<(Timestamp, LaneName, Vec<(Timestamp, Step)>)> {
+        let mut queues: BTreeMap<&LaneName, Vec<(Timestamp, Step)>> = BTreeMap::new();
+        for (step, lane, agenda) in self.agendas() {
+            if let Some(step_at) = agenda.step_at {
+                queues.entry(lane).or_default().push((step_at, step));
+            }
+        }
+        let mut queues: Vec<_> = queues
+            .into_iter()
+            .filter_map(|(name, mut steps)| {
+                steps.sort_unstable();
+                let first_at = steps.first()?.0;
+                let row = self.lanes.get(name)?;
+                let ready_at = first_at.max(row.lane.free_at(Timestamp::MIN)).max(row.served_at);
+                Some((ready_at, name.clone(), steps))
+            })
+            .collect();
+        queues.sort_unstable();
+        queues
+    }
+
+    fn lane(&mut self, policy: &lane::Policy, name: &LaneName) -> &mut LaneRow {
+        self.lanes.entry(name.clone()).or_insert_with(|| LaneRow {
+            lane: Lane::new(name.kind, policy),
+            served_at: Timestamp::MIN,
+        })
+    }
+
+    fn issue_token(&mut self) -> u64 {
+        self.tokens_issued += 1;
+        self.tokens_issued
+    }
+
+    fn register(&mut self, policy: &lane::Policy, registration: Registration) -> Registered {
+        let key = registration
+            .idempotency
+            .as_ref()
+            .map(|idempotency| (registration.caller.clone(), idempotency.key.clone()));
+        if let (Some(key), Some(idempotency)) = (&key, &registration.idempotency)
+            && let Some(row) = self.idempotency.get(key)
+        {
+            if row.request != idempotency.request {
+                return Registered::KeyReused;
+            }
+            return Registered::Replayed { operation: row.operation, answer: row.answer.clone() };
+        }
+        let Some(caller) = self.callers.get(&registration.caller) else {
+            return Registered::CredentialGone;
+        };
+        let identity = Identity::of(&registration.credential);
+        if let Identity::Connection(name) = &identity
+            && !caller.connections.contains_key(name)
+        {
+            return Registered::CredentialGone;
+        }
+
+        let mut mine = self
+            .operations
+            .values()
+            .map(|row| &row.tracked)
+            .filter(|it| it.caller == registration.caller && !it.operation.state.is_at_rest());
+        let existing = mine.clone().find(|it| registration.is_same_as(it)).cloned();
+        if existing.is_none() && mine.by_ref().count() as u64 >= registration.live_limit {
+            return Registered::LimitReached;
+        }
+        if let (Some(key), Some(idempotency)) = (key, registration.idempotency) {
+            let found = existing.as_ref().map(|it| it.operation.id);
+            self.idempotency.insert(
+                key,
+                IdempotencyRow {
+                    request: idempotency.request,
+                    operation: found.unwrap_or(registration.operation.id),
+                    answer: found.is_none().then_some(idempotency.answer),
+                    first_used_at: registration.operation.registered_at,
+                },
+            );
+        }
+        if let Some(existing) = existing {
+            return Registered::Existing(Box::new(existing));
+        }
+
+        let lane = LaneName::graph(registration.credential.identity());
+        self.lane(policy, &lane);
+        let handed_in = match registration.credential {
+            Credential::Token(token) => Some(token),
+            Credential::Connection(_) => None,
+        };
+        self.operations.insert(
+            registration.operation.id,
+            OperationRow {
+                tracked: Tracked {
+                    operation: registration.operation,
+                    caller: registration.caller,
+                    reference: registration.reference,
+                    identity,
+                    callback_url: registration.callback_url,
+                    client_state: registration.client_state,
+                    last_body: None,
+                },
+                handed_in,
+                callback_origin: registration.callback_origin,
+                lane,
+                held: None,
+            },
+        );
+        Registered::New
+    }
+
+    /// Hands out `step`. Its lane has been seen to have room for it, unless it is a lapse.
+    fn hand_out(
+        &mut self,
+        policy: &lane::Policy,
+        step: Step,
+        lapse: bool,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Option<Claimed> {
+        let token = self.issue_token();
+        let held = Some(Held { token, until });
+        let (work, lane) = match step {
+            Step::Operation(id) => {
+                let row = self.operations.get_mut(&id)?;
+                row.held = held;
+                let tracked = Box::new(row.tracked.clone());
+                let lane = row.lane.clone();
+                let work = match (lapse, row.handed_in.clone(), &tracked.identity) {
+                    (true, _, _) => Work::LapseOperation(tracked),
+                    (false, Some(token), _) => {
+                        Work::Poll { tracked, credential: Credential::Token(token) }
+                    }
+                    (false, None, Identity::Connection(name)) => {
+                        let caller = self.callers.get(&tracked.caller)?;
+                        let connection = caller.connections.get(name)?.connection.clone();
+                        Work::Poll { tracked, credential: Credential::Connection(connection) }
+                    }
+                    (false, None, Identity::HandedIn { .. }) => return None,
+                };
+                (work, lane)
+            }
+            Step::Callback(id) => {
+                let row = self.callbacks.get_mut(&id)?;
+                row.held = held;
+                let callback = row.stored.callback.clone();
+                let lane = row.lane.clone();
+                let work = if lapse {
+                    Work::LapseCallback(callback)
+                } else {
+                    Work::Attempt(Box::new(Message {
+                        callback,
+                        url: row.stored.url.clone(),
+                        body: row.stored.body.clone(),
+                        secrets: self.callers.get(&row.stored.caller)?.live_secrets(now),
+                    }))
+                };
+                (work, lane)
+            }
+        };
+        if !lapse {
+            let row = self.lane(policy, &lane);
+            row.lane.admit(policy, token, until, now);
+            row.served_at = now;
+        }
+        let claim = Claim { step, until, token, lane: (!lapse).then_some(lane) };
+        Some(Claimed { claim, work })
+    }
+
+    fn owe(&mut self, policy: &lane::Policy, operation: OperationId, owed: OwedCallback) {
+        let Some(row) = self.operations.get(&operation) else { return };
+        let lane = LaneName::callback(&row.tracked.caller, &row.callback_origin);
+        let stored = StoredCallback {
+            callback: owed.callback,
+            caller: row.tracked.caller.clone(),
+            notice: Notice::of(owed.owed),
+            url: row.tracked.callback_url.clone(),
+            body: owed.body,
+        };
+        self.lane(policy, &lane);
+        self.callbacks.insert(
+            stored.callback.id,
+            CallbackRow { stored, lane, attempts: Vec::new(), held: None },
+        );
+    }
+
+    fn commit(&mut self, policy: &lane::Policy, commit: Commit) -> Committed {
+        let Commit { claim, change, report, at } = commit;
+        if let Some(name) = &claim.lane {
+            self.lane(policy, name).lane.settle(policy, claim.token, report, at);
+        }
+        let newest = |held: Option<Held>| held.is_some_and(|held| held.token == claim.token);
+        match (claim.step, change) {
+            (Step::Operation(id), change) => {
+                let Some(row) = self.operations.get_mut(&id).filter(|row| newest(row.held)) else {
+                    return Committed::LeaseLost;
+                };
+                row.held = None;
+                if let Change::Operation { after, body, owed } = change {
+                    row.tracked.operation = after;
+                    row.tracked.last_body = body.or(row.tracked.last_body.take());
+                    if let Some(owed) = owed {
+                        self.owe(policy, id, owed);
+                    }
+                }
+            }
+            (Step::Callback(id), change) => {
+                let Some(row) = self.callbacks.get_mut(&id).filter(|row| newest(row.held)) else {
+                    return Committed::LeaseLost;
+                };
+                row.held = None;
+                if let Change::Callback { after, attempt } = change {
+                    row.stored.callback = after;
+                    row.attempts.extend(attempt);
+                }
+            }
+        }
+        Committed::Saved
+    }
+}
+
+#[async_trait]
+impl Store for MemoryStore {
+    async fn register(
+        &self,
+        registrations: Vec<Registration>,
+    ) -> Result<Vec<Registered>, StoreError> {
+        let mut rows = self.rows();
+        Ok(registrations.into_iter().map(|it| rows.register(&self.policy, it)).collect())
+    }
+
+    async fn claim(
+        &self,
+        now: Timestamp,
+        lease: Duration,
+        hands: usize,
+    ) -> Result<Vec<Claimed>, StoreError> {
+        let mut rows = self.rows();
+        let until = after(now, lease);
+
+        let mut lapsed: Vec<(Timestamp, Step)> = rows
+            .agendas()
+            .filter_map(|(step, _, agenda)| Some((agenda.lapse_at?, step)))
+            .filter(|(lapse_at, _)| *lapse_at <= now)
+            .collect();
+        lapsed.sort_unstable();
+        lapsed.truncate(hands.div_ceil(2));
+        let mut claimed: Vec<Claimed> = lapsed
+            .into_iter()
+            .filter_map(|(_, step)| rows.hand_out(&self.policy, step, true, now, until))
+            .collect();
+
+        // What one lane leaves of its share goes to the others.
+        loop {
+            let mut queues = rows.queues();
+            queues.retain(|(ready_at, _, _)| *ready_at <= now);
+            if queues.is_empty() || claimed.len() >= hands {
+                break;
+            }
+            let mut lanes_left = queues.len();
+            for (_, name, steps) in queues {
+                let room = rows.lane(&self.policy, &name).lane.room(now);
+                let share = share(hands.saturating_sub(claimed.len()), lanes_left);
+                let due = steps.into_iter().take_while(|(step_at, _)| *step_at <= now);
+                for (_, step) in due.take(room.min(share)) {
+                    claimed.extend(rows.hand_out(&self.policy, step, false, now, until));
+                }
+                lanes_left -= 1;
+            }
+        }
+        Ok(claimed)
+    }
+
+    async fn commit(&self, commits: Vec<Commit>) -> Result<Vec<Committed>, StoreError> {
+        let mut rows = self.rows();
+        Ok(commits.into_iter().map(|it| rows.commit(&self.policy, it)).collect())
+    }
+
+    async fn next_due(&self) -> Result<Option<Timestamp>, StoreError> {
+        let rows = self.rows();
+        let ready = rows.queues().into_iter().map(|(ready_at, _, _)| ready_at);
+        let lapses = rows.agendas().filter_map(|(_, _, agenda)| agenda.lapse_at);
+        Ok(ready.chain(lapses).min())
+    }
+
+    async fn amend(&self, amendment: Amendment) -> Result<Amended, StoreError> {
+        let mut rows = self.rows();
+        match amendment {
+            Amendment::Operation { before, after, owed, credential } => {
+                if let Some(Credential::Connection(connection)) = &credential {
+                    let row = rows.operations.get(&before.id);
+                    let caller = row.and_then(|row| rows.callers.get(&row.tracked.caller));
+                    if !caller.is_some_and(|it| it.connections.contains_key(&connection.name)) {
+                        return Ok(Amended::CredentialGone);
+                    }
+                }
+                let Some(row) = rows.operations.get_mut(&before.id) else {
+                    return Ok(Amended::Overtaken);
+                };
+                if row.tracked.operation != before {
+                    return Ok(Amended::Overtaken);
+                }
+                // Whoever holds the step keeps it, unless the plan is another one now.
+                if before.agenda() != after.agenda() {
+                    row.held = None;
+                }
+                row.tracked.operation = after;
+                let mut new_lane = None;
+                if let Some(credential) = credential {
+                    row.tracked.identity = Identity::of(&credential);
+                    row.lane = LaneName::graph(credential.identity());
+                    new_lane = Some(row.lane.clone());
+                    row.handed_in = match credential {
+                        Credential::Token(token) => Some(token),
+                        Credential::Connection(_) => None,
+                    };
+                }
+                if let Some(name) = new_lane {
+                    rows.lane(&self.policy, &name);
+                }
+                if let Some(owed) = owed {
+                    rows.owe(&self.policy, before.id, owed);
+                }
+            }
+            Amendment::Callback { before, after } => {
+                let Some(row) = rows.callbacks.get_mut(&before.id) else {
+                    return Ok(Amended::Overtaken);
+                };
+                if row.stored.callback != before {
+                    return Ok(Amended::Overtaken);
+                }
+                row.held = None;
+                row.stored.callback = after;
+            }
+        }
+        Ok(Amended::Saved)
+    }
+
+    async fn operation(&self, id: OperationId) -> Result<Option<Tracked>, StoreError> {
+        Ok(self.rows().operations.get(&id).map(|row| row.tracked.clone()))
+    }
+
+    async fn operations(
+        &self,
+        caller: &CallerName,
+        filter: OperationFilter,
+        page: Page<OperationId>,
+    ) -> Result<Vec<Tracked>, StoreError> {
+        let rows = self.rows();
+        let mine = rows.operations.values().rev().map(|row| &row.tracked).filter(|it| {
+            it.caller == *caller
+                && page.after.is_none_or(|after| it.operation.id < after)
+                && filter.state.is_none_or(|state| it.operation.state.as_str() == state)
+        });
+        Ok(mine.take(page.limit as usize).cloned().collect())
+    }
+
+    async fn callback(&self, id: CallbackId) -> Result<Option<StoredCallback>, StoreError> {
+        Ok(self.rows().callbacks.get(&id).map(|row| row.stored.clone()))
+    }
+
+    async fn callbacks(
+        &self,
+        caller: &CallerName,
+        filter: CallbackFilter,
+        page: Page<CallbackId>,
+    ) -> Result<Vec<StoredCallback>, StoreError> {
+        let rows = self.rows();
+        let mine = rows.callbacks.values().rev().map(|row| &row.stored).filter(|it| {
+            it.caller == *caller
+                && page.after.is_none_or(|after| it.callback.id < after)
+                && filter.state.is_none_or(|state| it.callback.state.as_str() == state)
+                && filter.operation.is_none_or(|operation| it.callback.id.operation == operation)
+        });
+        Ok(mine.take(page.limit as usize).cloned().collect())
+    }
+
+    async fn attempts(&self, id: CallbackId, limit: u32) -> Result<Vec<Attempt>, StoreError> {
+        let rows = self.rows();
+        let Some(row) = rows.callbacks.get(&id) else { return Ok(Vec::new()) };
+        let first = row.attempts.len().saturating_sub(limit as usize);
+        Ok(row.attempts.iter().skip(first).cloned().collect())
+    }
+
+    async fn forget(
+        &self,
+        before: Timestamp,
+        keys_before: Timestamp,
+        now: Timestamp,
+        limit: u32,
+    ) -> Result<u32, StoreError> {
+        let mut rows = self.rows();
+        let forgotten: Vec<OperationId> = rows
+            .operations
+            .values()
+            .filter(|row| row.tracked.operation.rested_before(before))
+            .map(|row| row.tracked.operation.id)
+            .filter(|id| {
+                rows.callbacks
+                    .values()
+                    .filter(|row| row.stored.callback.id.operation == *id)
+                    .all(|row| row.stored.callback.state.rested_at().is_some_and(|at| at < before))
+            })
+            .take(limit as usize)
+            .collect();
+        rows.operations.retain(|id, _| !forgotten.contains(id));
+        rows.callbacks.retain(|id, _| !forgotten.contains(&id.operation));
+        rows.idempotency.retain(|_, row| keys_before <= row.first_used_at);
+        let used: std::collections::BTreeSet<LaneName> = rows
+            .agendas()
+            .filter(|(_, _, agenda)| *agenda != Agenda::default())
+            .map(|(_, lane, _)| lane.clone())
+            .collect();
+        rows.lanes.retain(|name, row| used.contains(name) || !row.lane.is_forgettable(now));
+        Ok(u32::try_from(forgotten.len()).unwrap_or(u32::MAX))
+    }
+}

@@ -1,0 +1,262 @@
+//! Remembers: operations, the callbacks they owe, lanes, and who may ask.
+//!
+//! [`Store`] keeps the two lives and hands out the right to take the next step in them;
+//! [`Directory`] keeps callers and what belongs to them. Every backend implements both, and the
+//! contract suite in `tests/it/contract` holds each backend to what is written here.
+//!
+//! # The contract
+//!
+//! * **Durable.** When a method that writes has returned `Ok`, what it wrote survives the end of
+//!   the process and of the machine. When it has returned `Err`, nothing of it is there, or all.
+//! * **One truth.** Each call is one transaction: others see all of it or nothing.
+//! * **Claiming is rescheduling.** Before [`Store::claim`] returns a step, it has durably moved
+//!   that step's due time to the end of the lease. So a step whose worker vanished is due again
+//!   then, and not a moment before, whoever asks.
+//! * **Commits are fenced.** A [`Commit`] takes effect only while the token of its claim is the
+//!   step's newest. Otherwise it changes nothing but the lane, and says [`Committed::LeaseLost`].
+//! * **Lanes hold everywhere.** No step is handed out that its lane has no room for, counted over
+//!   all claims of all workers. Due lanes take turns: one that was served goes to the back.
+//! * **Time is given.** No backend reads a clock, and times are kept in whole milliseconds.
+//! * **No deciding.** A store never counts attempts, plans retries or picks outcomes. What is due
+//!   is derived from the state it is given, by [`Agenda`](crate::operation::Agenda).
+
+pub mod memory;
+mod records;
+pub mod sqlite;
+
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use jiff::Timestamp;
+use secrecy::SecretString;
+
+use crate::callback::{Callback, CallbackId};
+use crate::courier::SigningSecret;
+use crate::graph::Connection;
+use crate::operation::OperationId;
+
+pub use records::{
+    Amended, Amendment, ApiKey, Attempt, CallbackFilter, CallerName, Change, Claim, Claimed,
+    Commit, Committed, ConnectionSummary, Idempotency, Identity, InvalidName, KeyDigest, Notice,
+    OperationFilter, OwedCallback, Page, Registered, Registration, SigningSecretSummary,
+    Step, StoredCallback, Tracked, Work,
+};
+
+/// Keeps operations and callbacks, and hands out the right to take their next steps.
+#[async_trait]
+pub trait Store: Send + Sync {
+    /// Keeps new operations, all or none, and answers for each in order.
+    ///
+    /// An operation is not kept twice: one of the same caller with the same Graph id, callback URL
+    /// and client state that is not at rest yet is [`Registered::Existing`], and an idempotency
+    /// key seen before is [`Registered::Replayed`] or [`Registered::KeyReused`].
+    async fn register(
+        &self,
+        registrations: Vec<Registration>,
+    ) -> Result<Vec<Registered>, StoreError>;
+
+    /// Leases up to `hands` steps that are due `now` and that their lanes admit, until
+    /// `now + lease`.
+    ///
+    /// Operations and callbacks whose time has lapsed come too, lane or no lane, for no more than
+    /// half of the hands.
+    async fn claim(
+        &self,
+        now: Timestamp,
+        lease: Duration,
+        hands: usize,
+    ) -> Result<Vec<Claimed>, StoreError>;
+
+    /// Spends claims on what came of their steps, all in one transaction, and answers for each in
+    /// order. A callback that a change owes is due from then on.
+    async fn commit(&self, commits: Vec<Commit>) -> Result<Vec<Committed>, StoreError>;
+
+    /// When [`Store::claim`] may next find something, so that nobody need ask before. It may be
+    /// too early by a little, never too late.
+    async fn next_due(&self) -> Result<Option<Timestamp>, StoreError>;
+
+    /// Changes an operation or callback on somebody's request, provided that it is still what the
+    /// one who decided took it for.
+    async fn amend(&self, amendment: Amendment) -> Result<Amended, StoreError>;
+
+    /// The operation, whosever it is.
+    async fn operation(&self, id: OperationId) -> Result<Option<Tracked>, StoreError>;
+
+    /// A caller's operations, newest first.
+    async fn operations(
+        &self,
+        caller: &CallerName,
+        filter: OperationFilter,
+        page: Page<OperationId>,
+    ) -> Result<Vec<Tracked>, StoreError>;
+
+    /// The callback, whosever it is.
+    async fn callback(&self, id: CallbackId) -> Result<Option<StoredCallback>, StoreError>;
+
+    /// A caller's callbacks, newest operation first.
+    async fn callbacks(
+        &self,
+        caller: &CallerName,
+        filter: CallbackFilter,
+        page: Page<CallbackId>,
+    ) -> Result<Vec<StoredCallback>, StoreError>;
+
+    /// The latest `limit` attempts of a callback, oldest first.
+    async fn attempts(&self, id: CallbackId, limit: u32) -> Result<Vec<Attempt>, StoreError>;
+
+    /// Forgets up to `limit` operations that came to rest, with all their callbacks, before
+    /// `before`; then idempotency keys first used before `keys_before`, and lanes on which nothing
+    /// waits and nothing counts any more at `now`. Answers how many operations it forgot.
+    async fn forget(
+        &self,
+        before: Timestamp,
+        keys_before: Timestamp,
+        now: Timestamp,
+        limit: u32,
+    ) -> Result<u32, StoreError>;
+}
+
+/// Keeps callers and what belongs to them: API keys, signing secrets, connections.
+///
+/// Methods that name a caller answer `Ok(None)` or `Ok(false)` where the caller, or the thing of
+/// the caller's, is not there: that is for the one who asked to judge.
+#[async_trait]
+pub trait Directory: Send + Sync {
+    /// Adds a caller with a first API key and signing secret; `false` if the name is taken.
+    async fn add_caller(
+        &self,
+        name: &CallerName,
+        key: ApiKey,
+        secret: &SigningSecret,
+        now: Timestamp,
+    ) -> Result<bool, StoreError>;
+
+    /// All callers, by name.
+    async fn callers(&self, page: Page<CallerName>) -> Result<Vec<CallerName>, StoreError>;
+
+    /// Whose key has this digest, unless it was revoked.
+    async fn caller_by_key(&self, digest: &KeyDigest) -> Result<Option<CallerName>, StoreError>;
+
+    /// Adds a key; `false` if there is no such caller.
+    async fn add_key(&self, caller: &CallerName, key: ApiKey) -> Result<bool, StoreError>;
+
+    /// A caller's keys, oldest first, without what they consist of.
+    async fn keys(&self, caller: &CallerName) -> Result<Option<Vec<ApiKey>>, StoreError>;
+
+    /// Revokes a key at once; `false` if the caller has no such key.
+    async fn revoke_key(&self, caller: &CallerName, id: &str) -> Result<bool, StoreError>;
+
+    /// Adds a signing secret that is the newest from now on, and lets every older one sign until
+    /// `older_until` and no longer. Answers its id, or `None` if there is no such caller.
+    async fn rotate_secret(
+        &self,
+        caller: &CallerName,
+        secret: &SigningSecret,
+        older_until: Timestamp,
+        now: Timestamp,
+    ) -> Result<Option<u32>, StoreError>;
+
+    /// A caller's signing secrets that are live at `now`, newest first, without what they are.
+    async fn secrets(
+        &self,
+        caller: &CallerName,
+        now: Timestamp,
+    ) -> Result<Option<Vec<SigningSecretSummary>>, StoreError>;
+
+    /// Stops a secret from signing at once; `false` if the caller has no such live secret, or if
+    /// it is the last one.
+    async fn revoke_secret(
+        &self,
+        caller: &CallerName,
+        id: u32,
+        now: Timestamp,
+    ) -> Result<bool, StoreError>;
+
+    /// Adds a connection; the first one of a caller becomes its default. `None` if there is no
+    /// such caller, `Some(false)` if the name is taken.
+    async fn add_connection(
+        &self,
+        caller: &CallerName,
+        connection: &Connection,
+        now: Timestamp,
+    ) -> Result<Option<bool>, StoreError>;
+
+    /// A caller's connections by name, without their secrets.
+    async fn connections(
+        &self,
+        caller: &CallerName,
+    ) -> Result<Option<Vec<ConnectionSummary>>, StoreError>;
+
+    /// The connection of that name, or the default one.
+    async fn connection(
+        &self,
+        caller: &CallerName,
+        name: Option<&str>,
+    ) -> Result<Option<Arc<Connection>>, StoreError>;
+
+    /// Replaces the client secret; `false` if there is no such connection.
+    async fn replace_client_secret(
+        &self,
+        caller: &CallerName,
+        name: &str,
+        secret: &SecretString,
+    ) -> Result<bool, StoreError>;
+
+    /// Removes a connection that no live operation uses. `None` if there is no such connection,
+    /// `Some(false)` if it is in use.
+    async fn remove_connection(
+        &self,
+        caller: &CallerName,
+        name: &str,
+    ) -> Result<Option<bool>, StoreError>;
+}
+
+/// Why the store could not do what was asked. Never an expected outcome.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("the disk is full: free some space, nothing was written")]
+    Full(#[source] anyhow::Error),
+    #[error("the database cannot be written to: check its permissions and mount options")]
+    ReadOnly(#[source] anyhow::Error),
+    #[error("the database is locked by another program that writes to it")]
+    Locked(#[source] anyhow::Error),
+    #[error("the database did not answer")]
+    Unavailable(#[source] anyhow::Error),
+    #[error("too much is waiting to be written")]
+    Overloaded,
+    #[error("the store has been closed")]
+    Closed,
+    #[error("column {column} of {table} row {row} cannot be read")]
+    Inconsistent {
+        table: &'static str,
+        column: &'static str,
+        row: String,
+        #[source]
+        source: anyhow::Error,
+    },
+}
+
+/// What a callback consists of besides its life: read by the one who sends it.
+#[derive(Clone, Debug)]
+pub struct Message {
+    pub callback: Callback,
+    pub url: String,
+    pub body: Bytes,
+    /// Live secrets, newest first.
+    pub secrets: Vec<SigningSecret>,
+}
+
+impl StoreError {
+    /// Reports a stored value that is not one that we write.
+    pub(crate) fn inconsistent(
+        table: &'static str,
+        column: &'static str,
+        row: impl std::fmt::Display,
+        source: impl Into<anyhow::Error>,
+    ) -> Self {
+        Self::Inconsistent { table, column, row: row.to_string(), source: source.into() }
+    }
+}

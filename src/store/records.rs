@@ -1,0 +1,357 @@
+//! What goes into the store and comes out of it.
+
+use std::fmt;
+use std::str::FromStr;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+
+use super::Message;
+use crate::callback::{Callback, CallbackId};
+use crate::graph::{AccessToken, Credential, Reference};
+use crate::lane::{LaneName, Report};
+use crate::operation::{Operation, OperationId, Owed};
+
+/// A caller's name: 1 to 64 of `a-z`, `0-9`, `.`, `_`, `-`, beginning with a letter or digit.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct CallerName(String);
+
+/// The text is not a name.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error(
+    "expected 1 to 64 of a-z, 0-9, `.`, `_` and `-`, beginning with a lower-case letter or a digit"
+)]
+pub struct InvalidName;
+
+/// A new operation, as a caller hands it in.
+#[derive(Clone, Debug)]
+pub struct Registration {
+    pub operation: Operation,
+    pub caller: CallerName,
+    pub reference: Reference,
+    pub credential: Credential,
+    pub callback_url: String,
+    /// Scheme, host and port of the callback URL: what callbacks share a lane by.
+    pub callback_origin: String,
+    pub client_state: Option<String>,
+    pub idempotency: Option<Idempotency>,
+    /// How many operations that are not at rest the caller may have, this one included.
+    pub live_limit: u64,
+}
+
+/// An `Idempotency-Key` and what it stands for.
+#[derive(Clone, Debug)]
+pub struct Idempotency {
+    /// As the caller sent it.
+    pub key: String,
+    /// Tells the same request from another under the same key.
+    pub request: [u8; 32],
+    /// What to answer now, and to everyone who comes with the key again.
+    pub answer: Bytes,
+}
+
+/// What became of a registration.
+#[derive(Clone, Debug)]
+pub enum Registered {
+    New,
+    /// The same operation is being tracked already.
+    Existing(Box<Tracked>),
+    /// The idempotency key has been used for the same request. `answer` is the first one's;
+    /// `None` where that one had found an existing operation.
+    Replayed {
+        operation: OperationId,
+        answer: Option<Bytes>,
+    },
+    /// The idempotency key has been used for another request.
+    KeyReused,
+    /// The caller has too many live operations.
+    LimitReached,
+    /// The caller or the connection has been removed in the meantime.
+    CredentialGone,
+}
+
+/// An operation with all that we know of it.
+#[derive(Clone, Debug)]
+pub struct Tracked {
+    pub operation: Operation,
+    pub caller: CallerName,
+    pub reference: Reference,
+    pub identity: Identity,
+    pub callback_url: String,
+    pub client_state: Option<String>,
+    /// The operation as Graph last sent it, byte for byte.
+    pub last_body: Option<Bytes>,
+}
+
+/// Whose eyes Graph is looked at with.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Identity {
+    Connection(String),
+    HandedIn { expires_at: Timestamp },
+}
+
+/// Names a step: whose it is. Each has one next step at the most.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Step {
+    Callback(CallbackId),
+    Operation(OperationId),
+}
+
+/// The sole right, until `until`, to take a step.
+///
+/// Deliberately not `Clone`: [`Commit`] consumes it.
+#[derive(Debug)]
+pub struct Claim {
+    pub step: Step,
+    pub until: Timestamp,
+    /// Fresh for every claim, so that a worker which stalls and resumes cannot pass for its
+    /// successor.
+    pub(super) token: u64,
+    /// Whose slot it holds; `None` for a lapse.
+    pub(super) lane: Option<LaneName>,
+}
+
+/// A claim, and what is to be done by its right.
+#[derive(Debug)]
+pub struct Claimed {
+    pub claim: Claim,
+    pub work: Work,
+}
+
+/// What a step consists of.
+#[derive(Debug)]
+pub enum Work {
+    Poll { tracked: Box<Tracked>, credential: Credential },
+    Attempt(Box<Message>),
+    LapseOperation(Box<Tracked>),
+    LapseCallback(Callback),
+}
+
+/// What came of a step.
+#[derive(Debug)]
+pub struct Commit {
+    pub claim: Claim,
+    pub change: Change,
+    pub report: Report,
+    pub at: Timestamp,
+}
+
+/// What a commit changes.
+#[derive(Debug)]
+pub enum Change {
+    Operation {
+        after: Operation,
+        /// The body that Graph sent, if one came.
+        body: Option<Bytes>,
+        owed: Option<OwedCallback>,
+    },
+    Callback {
+        after: Callback,
+        attempt: Option<Attempt>,
+    },
+    /// The step was not taken: it is due again as its state says, for anyone.
+    HandBack,
+}
+
+/// A callback from the moment it is owed.
+#[derive(Clone, Debug)]
+pub struct OwedCallback {
+    pub callback: Callback,
+    pub owed: Owed,
+    /// The exact bytes to be sent, now and in every later attempt.
+    pub body: Bytes,
+}
+
+/// Whether a commit took effect.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Committed {
+    Saved,
+    /// Someone else holds the step by now, or it is gone, and their work stands. Not an error.
+    LeaseLost,
+}
+
+/// A change that somebody asked for, decided upon what stood in the store a moment ago.
+#[derive(Debug)]
+pub enum Amendment {
+    Operation {
+        before: Operation,
+        after: Operation,
+        owed: Option<OwedCallback>,
+        /// Replaces the credential, and with it the lane.
+        credential: Option<Credential>,
+    },
+    Callback { before: Callback, after: Callback },
+}
+
+/// Whether an amendment took effect.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Amended {
+    Saved,
+    /// It is not what it was taken for any more: read again, decide again.
+    Overtaken,
+    /// The connection that was named is not there.
+    CredentialGone,
+}
+
+/// A callback with what it says and whom it is for.
+#[derive(Clone, Debug)]
+pub struct StoredCallback {
+    pub callback: Callback,
+    pub caller: CallerName,
+    pub notice: Notice,
+    pub url: String,
+    pub body: Bytes,
+}
+
+/// What a callback is about, as a word: an outcome's, or `credentialNeeded`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Notice(pub String);
+
+/// One attempt, as it went.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Attempt {
+    /// Counted from 1 over the callback's whole life.
+    pub number: u32,
+    pub at: Timestamp,
+    pub took_ms: u64,
+    pub status: Option<u16>,
+    /// A code of [`Failure`](crate::courier::Failure), where no status came.
+    pub failure: Option<String>,
+    pub detail: Option<String>,
+    /// The first 4 KiB of the answer.
+    pub answer: Bytes,
+}
+
+/// The SHA-256 of an API key. Keys have 192 bits of chance in them, so a plain digest does.
+#[derive(Clone, Copy, Eq, Hash, PartialEq)]
+pub struct KeyDigest(pub [u8; 32]);
+
+/// An API key, by its digest.
+#[derive(Clone, Debug)]
+pub struct ApiKey {
+    /// Names the key where it is listed and revoked.
+    pub id: String,
+    pub digest: KeyDigest,
+    pub created_at: Timestamp,
+}
+
+/// A signing secret without what it is.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct SigningSecretSummary {
+    pub id: u32,
+    pub created_at: Timestamp,
+    /// When it stops signing; `None` for the newest.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// A connection without its secret.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ConnectionSummary {
+    pub name: String,
+    pub tenant: String,
+    pub client_id: String,
+    pub is_default: bool,
+    pub created_at: Timestamp,
+}
+
+/// A part of a list: the entries behind `after`, `limit` of them at the most.
+#[derive(Clone, Debug)]
+pub struct Page<Key> {
+    pub after: Option<Key>,
+    pub limit: u32,
+}
+
+/// Which operations to list.
+#[derive(Clone, Debug, Default)]
+pub struct OperationFilter {
+    /// A word of [`operation::State::as_str`](crate::operation::State::as_str).
+    pub state: Option<&'static str>,
+}
+
+/// Which callbacks to list.
+#[derive(Clone, Debug, Default)]
+pub struct CallbackFilter {
+    /// A word of [`callback::State::as_str`](crate::callback::State::as_str).
+    pub state: Option<&'static str>,
+    pub operation: Option<OperationId>,
+}
+
+impl CallerName {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for CallerName {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        let allowed = |b: u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-');
+        let begins_well = text.as_bytes().first().is_some_and(u8::is_ascii_alphanumeric);
+        if text.len() > 64 || !begins_well || !text.bytes().all(allowed) {
+            return Err(InvalidName);
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Display for CallerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Step {
+    /// Reads what [`fmt::Display`] prints.
+    pub fn parse(text: &str) -> Option<Self> {
+        let operation = text.parse().map(Self::Operation);
+        operation.or_else(|_| text.parse().map(Self::Callback)).ok()
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Operation(id) => id.fmt(f),
+            Self::Callback(id) => id.fmt(f),
+        }
+    }
+}
+
+impl fmt::Debug for KeyDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("KeyDigest(..)")
+    }
+}
+
+impl Identity {
+    /// What is to be shown of a credential.
+    pub fn of(credential: &Credential) -> Self {
+        match credential {
+            Credential::Connection(connection) => Self::Connection(connection.name.clone()),
+            Credential::Token(AccessToken { expires_at, .. }) => {
+                Self::HandedIn { expires_at: *expires_at }
+            }
+        }
+    }
+}
+
+impl Notice {
+    /// The word for what is owed.
+    pub fn of(owed: Owed) -> Self {
+        match owed {
+            Owed::Final(outcome) => Self(outcome.as_str().to_owned()),
+            Owed::CredentialNeeded(_) => Self("credentialNeeded".to_owned()),
+        }
+    }
+}
+
+impl Registration {
+    /// Whether `other` is a registration of the same thing, as far as callers are concerned.
+    pub(super) fn is_same_as(&self, other: &Tracked) -> bool {
+        self.caller == other.caller
+            && self.reference.id == other.reference.id
+            && self.callback_url == other.callback_url
+            && self.client_state == other.client_state
+    }
+}

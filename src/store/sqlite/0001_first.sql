@@ -1,0 +1,164 @@
+-- Times are milliseconds since 1970-01-01T00:00:00Z. What is sealed is so by the vault, bound to
+-- its table and key.
+
+-- One row: proves at start that the master key is the one this database was made with.
+CREATE TABLE installation (
+    only_one INTEGER PRIMARY KEY CHECK (only_one = 1),
+    sealed_check BLOB NOT NULL
+);
+
+CREATE TABLE callers (
+    name TEXT PRIMARY KEY,
+    created_at INTEGER NOT NULL,
+    live_operations INTEGER NOT NULL DEFAULT 0,
+    default_connection TEXT
+) WITHOUT ROWID;
+
+CREATE TABLE api_keys (
+    digest BLOB PRIMARY KEY,
+    id TEXT NOT NULL,
+    caller TEXT NOT NULL REFERENCES callers (name),
+    created_at INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE UNIQUE INDEX api_keys_by_caller ON api_keys (caller, id);
+
+CREATE TABLE signing_secrets (
+    caller TEXT NOT NULL REFERENCES callers (name),
+    id INTEGER NOT NULL,
+    sealed_secret BLOB NOT NULL,
+    created_at INTEGER NOT NULL,
+    expires_at INTEGER,
+    PRIMARY KEY (caller, id)
+) WITHOUT ROWID;
+
+CREATE TABLE connections (
+    caller TEXT NOT NULL REFERENCES callers (name),
+    name TEXT NOT NULL,
+    tenant TEXT NOT NULL,
+    client_id TEXT NOT NULL,
+    sealed_client_secret BLOB NOT NULL,
+    created_at INTEGER NOT NULL,
+    PRIMARY KEY (caller, name)
+) WITHOUT ROWID;
+
+CREATE TABLE lanes (
+    lane INTEGER PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE,
+    allowance INTEGER NOT NULL,
+    failures INTEGER NOT NULL,
+    paused_until INTEGER,
+    -- Busy slots, as `token@busy_until` with a space between.
+    slots TEXT NOT NULL,
+    -- When a step was last handed out here, by which lanes take turns.
+    served_at INTEGER NOT NULL,
+    -- A claim need not look here before this; null while nothing waits.
+    ready_at INTEGER
+);
+CREATE INDEX lanes_by_readiness ON lanes (ready_at) WHERE ready_at IS NOT NULL;
+
+-- What is to happen by itself, a narrow row for each operation and callback that is not at rest.
+-- Derived from their states, and kept in step with them by every transaction.
+CREATE TABLE steps (
+    -- `op_…` or `msg_…`
+    step TEXT PRIMARY KEY,
+    lane INTEGER NOT NULL,
+    -- While the step is claimed, the end of the lease.
+    due_at INTEGER,
+    lapse_at INTEGER NOT NULL,
+    -- Of the newest claim, while it is not spent.
+    token INTEGER
+) WITHOUT ROWID;
+CREATE INDEX steps_by_lane ON steps (lane, due_at) WHERE due_at IS NOT NULL;
+CREATE INDEX steps_by_lapse ON steps (lapse_at);
+
+CREATE TABLE operations (
+    id TEXT PRIMARY KEY,
+    caller TEXT NOT NULL REFERENCES callers (name),
+    graph_version TEXT NOT NULL,
+    graph_id TEXT NOT NULL,
+    -- Either a connection of the caller's, or a token that was handed in.
+    connection TEXT,
+    sealed_token BLOB,
+    token_expires_at INTEGER,
+    lane INTEGER NOT NULL,
+    callback_url TEXT NOT NULL,
+    callback_origin TEXT NOT NULL,
+    client_state TEXT,
+    -- Digest of Graph id, callback URL and client state: tells the same registration again.
+    likeness BLOB NOT NULL,
+    registered_at INTEGER NOT NULL,
+    deadline INTEGER NOT NULL,
+    polls INTEGER NOT NULL,
+    callbacks INTEGER NOT NULL,
+    state TEXT NOT NULL,
+    -- watching
+    next_poll_at INTEGER,
+    troubles INTEGER,
+    rejections INTEGER,
+    refusals INTEGER,
+    -- blocked
+    refusal TEXT,
+    blocked_until INTEGER,
+    earliest_poll_at INTEGER,
+    -- settled, cancelled
+    outcome TEXT,
+    rested_at INTEGER,
+    -- The operation as Graph last sent it, byte for byte.
+    last_body BLOB
+);
+CREATE UNIQUE INDEX operations_alike ON operations (caller, likeness) WHERE rested_at IS NULL;
+CREATE INDEX operations_by_caller ON operations (caller, id);
+CREATE INDEX operations_by_state ON operations (caller, state, id);
+CREATE INDEX operations_at_rest ON operations (rested_at) WHERE rested_at IS NOT NULL;
+CREATE INDEX operations_by_connection ON operations (caller, connection)
+    WHERE rested_at IS NULL AND connection IS NOT NULL;
+
+CREATE TABLE callbacks (
+    operation_id TEXT NOT NULL REFERENCES operations (id) ON DELETE CASCADE,
+    number INTEGER NOT NULL,
+    caller TEXT NOT NULL,
+    notice TEXT NOT NULL,
+    url TEXT NOT NULL,
+    body BLOB NOT NULL,
+    owed_at INTEGER NOT NULL,
+    attempts INTEGER NOT NULL,
+    state TEXT NOT NULL,
+    -- pending
+    tries INTEGER,
+    next_attempt_at INTEGER,
+    give_up_at INTEGER,
+    -- undeliverable
+    reason TEXT,
+    -- delivered, undeliverable
+    rested_at INTEGER,
+    PRIMARY KEY (operation_id, number)
+);
+CREATE INDEX callbacks_by_caller ON callbacks (caller, operation_id, number);
+CREATE INDEX callbacks_by_state ON callbacks (caller, state, operation_id, number);
+
+CREATE TABLE attempts (
+    operation_id TEXT NOT NULL,
+    callback_number INTEGER NOT NULL,
+    number INTEGER NOT NULL,
+    at INTEGER NOT NULL,
+    took_ms INTEGER NOT NULL,
+    status INTEGER,
+    failure TEXT,
+    detail TEXT,
+    answer BLOB NOT NULL,
+    PRIMARY KEY (operation_id, callback_number, number),
+    FOREIGN KEY (operation_id, callback_number)
+        REFERENCES callbacks (operation_id, number) ON DELETE CASCADE
+);
+
+CREATE TABLE idempotency_keys (
+    caller TEXT NOT NULL,
+    key TEXT NOT NULL,
+    request_digest BLOB NOT NULL,
+    operation_id TEXT NOT NULL,
+    -- Null where the first request found an operation that was there already.
+    answer BLOB,
+    first_used_at INTEGER NOT NULL,
+    PRIMARY KEY (caller, key)
+) WITHOUT ROWID;
+CREATE INDEX idempotency_keys_by_age ON idempotency_keys (first_used_at);

@@ -1,0 +1,457 @@
+//! Callers and what belongs to them.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use secrecy::{ExposeSecret, SecretString};
+
+use super::SqliteStore;
+use super::error::Context;
+use super::lives::millis;
+use super::row::Columns;
+use crate::courier::SigningSecret;
+use crate::graph;
+use crate::store::{
+    ApiKey, CallerName, ConnectionSummary, Directory, KeyDigest, Page, SigningSecretSummary,
+    StoreError,
+};
+use crate::vault::Vault;
+
+/// Adds to the number of operations of `caller` that are not at rest.
+pub(super) fn count_live(
+    connection: &Connection,
+    caller: &CallerName,
+    change: i64,
+) -> Result<(), StoreError> {
+    let sql = "UPDATE callers SET live_operations = live_operations + ?2 WHERE name = ?1";
+    let updated = connection
+        .prepare_cached(sql)
+        .and_then(|mut statement| statement.execute(params![caller.as_str(), change]));
+    updated.map(drop).context("counting live operations")
+}
+
+/// How many operations of `caller` are not at rest; `None` if there is no such caller.
+pub(super) fn live(
+    connection: &Connection,
+    caller: &CallerName,
+) -> Result<Option<u64>, StoreError> {
+    connection
+        .prepare_cached("SELECT live_operations FROM callers WHERE name = ?1")
+        .and_then(|mut statement| {
+            statement.query_row([caller.as_str()], |row| row.get(0)).optional()
+        })
+        .context("counting live operations")
+}
+
+/// The secrets that sign for `caller` at `now`, newest first.
+pub(super) fn live_secrets(
+    connection: &Connection,
+    vault: &Vault,
+    caller: &CallerName,
+    now: Timestamp,
+) -> Result<Vec<SigningSecret>, StoreError> {
+    let sql = "SELECT id, sealed_secret FROM signing_secrets \
+        WHERE caller = ?1 AND (expires_at IS NULL OR expires_at > ?2) ORDER BY id DESC";
+    let rows = rows(connection, sql, params![caller.as_str(), now.as_millisecond()], |row| {
+        Ok((row.get::<_, u32>(0)?, row.get::<_, Vec<u8>>(1)?))
+    })?;
+    let open = |(id, sealed): (u32, Vec<u8>)| {
+        let place = secret_place(caller, id);
+        let broken = |error: anyhow::Error| {
+            StoreError::inconsistent("signing_secrets", "sealed_secret", &place, error)
+        };
+        let opened = vault.open(&place, &sealed).map_err(|error| broken(error.into()))?;
+        let text = std::str::from_utf8(&opened).map_err(|error| broken(error.into()))?;
+        text.parse::<SigningSecret>().map_err(|error| broken(error.into()))
+    };
+    rows.into_iter().map(open).collect()
+}
+
+/// A connection with its secret.
+pub(super) fn connection(
+    database: &Connection,
+    vault: &Vault,
+    caller: &CallerName,
+    name: &str,
+) -> Result<Option<graph::Connection>, StoreError> {
+    let sql = "SELECT tenant, client_id, sealed_client_secret FROM connections \
+        WHERE caller = ?1 AND name = ?2";
+    let found = rows(database, sql, params![caller.as_str(), name], |row| {
+        Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get::<_, Vec<u8>>(2)?))
+    })?;
+    let Some((tenant, client_id, sealed)) = found.into_iter().next() else { return Ok(None) };
+    let place = connection_place(caller, name);
+    let broken = |error: anyhow::Error| {
+        StoreError::inconsistent("connections", "sealed_client_secret", &place, error)
+    };
+    let opened = vault.open(&place, &sealed).map_err(|error| broken(error.into()))?;
+    let text = std::str::from_utf8(&opened).map_err(|error| broken(error.into()))?;
+    let client_secret = SecretString::from(text);
+    Ok(Some(graph::Connection { name: name.to_owned(), tenant, client_id, client_secret }))
+}
+
+#[async_trait]
+impl Directory for SqliteStore {
+    async fn add_caller(
+        &self,
+        name: &CallerName,
+        key: ApiKey,
+        secret: &SigningSecret,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let (name, secret, vault) = (name.clone(), secret.clone(), self.vault.clone());
+        let add = move |database: &Connection| {
+            let sql = "INSERT INTO callers (name, created_at) VALUES (?1, ?2) \
+                ON CONFLICT (name) DO NOTHING";
+            let added = write(database, sql, params![name.as_str(), now.as_millisecond()])?;
+            if added == 0 {
+                return Ok(false);
+            }
+            insert_key(database, &name, &key)?;
+            insert_secret(database, &vault, &name, 1, &secret, now)?;
+            Ok(true)
+        };
+        self.writer.run(add).await
+    }
+
+    async fn callers(&self, page: Page<CallerName>) -> Result<Vec<CallerName>, StoreError> {
+        let list = move |database: &Connection| {
+            let sql = "SELECT name FROM callers WHERE name > ?1 ORDER BY name LIMIT ?2";
+            let after = page.after.as_ref().map_or("", CallerName::as_str);
+            let names = rows(database, sql, params![after, page.limit], |row| {
+                Ok(Columns { table: "callers", row }.word("name", |text| text.parse().ok()))
+            })?;
+            names.into_iter().collect()
+        };
+        self.readers.run(list).await
+    }
+
+    async fn caller_by_key(&self, digest: &KeyDigest) -> Result<Option<CallerName>, StoreError> {
+        let digest = *digest;
+        let find = move |database: &Connection| {
+            let sql = "SELECT caller FROM api_keys WHERE digest = ?1";
+            let found = rows(database, sql, [digest.0.as_slice()], |row| {
+                Ok(Columns { table: "api_keys", row }.word("caller", |text| text.parse().ok()))
+            })?;
+            found.into_iter().next().transpose()
+        };
+        self.readers.run(find).await
+    }
+
+    async fn add_key(&self, caller: &CallerName, key: ApiKey) -> Result<bool, StoreError> {
+        let caller = caller.clone();
+        let add = move |database: &Connection| {
+            if live(database, &caller)?.is_none() {
+                return Ok(false);
+            }
+            insert_key(database, &caller, &key)?;
+            Ok(true)
+        };
+        self.writer.run(add).await
+    }
+
+    async fn keys(&self, caller: &CallerName) -> Result<Option<Vec<ApiKey>>, StoreError> {
+        let caller = caller.clone();
+        let list = move |database: &Connection| {
+            if live(database, &caller)?.is_none() {
+                return Ok(None);
+            }
+            let sql = "SELECT id, digest, created_at FROM api_keys WHERE caller = ?1 \
+                ORDER BY created_at, id";
+            let keys = rows(database, sql, [caller.as_str()], |row| {
+                let columns = Columns { table: "api_keys", row };
+                let read = || {
+                    Ok(ApiKey {
+                        id: columns.get("id")?,
+                        digest: KeyDigest(columns.get("digest")?),
+                        created_at: columns.time("created_at")?,
+                    })
+                };
+                Ok(read())
+            })?;
+            keys.into_iter().collect::<Result<_, _>>().map(Some)
+        };
+        self.readers.run(list).await
+    }
+
+    async fn revoke_key(&self, caller: &CallerName, id: &str) -> Result<bool, StoreError> {
+        let (caller, id) = (caller.clone(), id.to_owned());
+        let revoke = move |database: &Connection| {
+            let sql = "DELETE FROM api_keys WHERE caller = ?1 AND id = ?2";
+            Ok(write(database, sql, [caller.as_str(), &id])? > 0)
+        };
+        self.writer.run(revoke).await
+    }
+
+    async fn rotate_secret(
+        &self,
+        caller: &CallerName,
+        secret: &SigningSecret,
+        older_until: Timestamp,
+        now: Timestamp,
+    ) -> Result<Option<u32>, StoreError> {
+        let (caller, secret, vault) = (caller.clone(), secret.clone(), self.vault.clone());
+        let rotate = move |database: &Connection| {
+            if live(database, &caller)?.is_none() {
+                return Ok(None);
+            }
+            let sql = "UPDATE signing_secrets SET expires_at = min(coalesce(expires_at, ?2), ?2) \
+                WHERE caller = ?1";
+            write(database, sql, params![caller.as_str(), older_until.as_millisecond()])?;
+            let sql = "SELECT max(id) FROM signing_secrets WHERE caller = ?1";
+            let newest = rows(database, sql, [caller.as_str()], |row| row.get::<_, Option<u32>>(0))?;
+            let id = newest.into_iter().flatten().next().unwrap_or_default() + 1;
+            insert_secret(database, &vault, &caller, id, &secret, now)?;
+            Ok(Some(id))
+        };
+        self.writer.run(rotate).await
+    }
+
+    async fn secrets(
+        &self,
+        caller: &CallerName,
+        now: Timestamp,
+    ) -> Result<Option<Vec<SigningSecretSummary>>, StoreError> {
+        let caller = caller.clone();
+        let list = move |database: &Connection| {
+            if live(database, &caller)?.is_none() {
+                return Ok(None);
+            }
+            live_summaries(database, &caller, now).map(Some)
+        };
+        self.readers.run(list).await
+    }
+
+    async fn revoke_secret(
+        &self,
+        caller: &CallerName,
+        id: u32,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let caller = caller.clone();
+        let revoke = move |database: &Connection| {
+            let live = live_summaries(database, &caller, now)?;
+            if live.len() < 2 || live.iter().all(|secret| secret.id != id) {
+                return Ok(false);
+            }
+            let sql = "DELETE FROM signing_secrets WHERE caller = ?1 AND id = ?2";
+            Ok(write(database, sql, params![caller.as_str(), id])? > 0)
+        };
+        self.writer.run(revoke).await
+    }
+
+    async fn add_connection(
+        &self,
+        caller: &CallerName,
+        connection: &graph::Connection,
+        now: Timestamp,
+    ) -> Result<Option<bool>, StoreError> {
+        let (caller, added, vault) = (caller.clone(), connection.clone(), self.vault.clone());
+        let add = move |database: &Connection| {
+            if live(database, &caller)?.is_none() {
+                return Ok(None);
+            }
+            let sql = "INSERT INTO connections (caller, name, tenant, client_id, \
+                sealed_client_secret, created_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6) \
+                ON CONFLICT (caller, name) DO NOTHING";
+            let place = connection_place(&caller, &added.name);
+            let sealed = vault
+                .seal(&place, added.client_secret.expose_secret().as_bytes())
+                .context("sealing a client secret")?;
+            let row = params![
+                caller.as_str(),
+                added.name,
+                added.tenant,
+                added.client_id,
+                sealed,
+                now.as_millisecond(),
+            ];
+            if write(database, sql, row)? == 0 {
+                return Ok(Some(false));
+            }
+            let sql = "UPDATE callers SET default_connection = coalesce(default_connection, ?2) \
+                WHERE name = ?1";
+            write(database, sql, [caller.as_str(), &added.name])?;
+            Ok(Some(true))
+        };
+        self.writer.run(add).await
+    }
+
+    async fn connections(
+        &self,
+        caller: &CallerName,
+    ) -> Result<Option<Vec<ConnectionSummary>>, StoreError> {
+        let caller = caller.clone();
+        let list = move |database: &Connection| {
+            if live(database, &caller)?.is_none() {
+                return Ok(None);
+            }
+            let sql = "SELECT connections.name AS name, tenant, client_id, \
+                connections.created_at AS created_at, \
+                connections.name = callers.default_connection AS is_default \
+                FROM connections JOIN callers ON callers.name = connections.caller \
+                WHERE caller = ?1 ORDER BY connections.name";
+            let connections = rows(database, sql, [caller.as_str()], |row| {
+                let columns = Columns { table: "connections", row };
+                let read = || {
+                    Ok(ConnectionSummary {
+                        name: columns.get("name")?,
+                        tenant: columns.get("tenant")?,
+                        client_id: columns.get("client_id")?,
+                        is_default: columns.get("is_default")?,
+                        created_at: columns.time("created_at")?,
+                    })
+                };
+                Ok(read())
+            })?;
+            connections.into_iter().collect::<Result<_, _>>().map(Some)
+        };
+        self.readers.run(list).await
+    }
+
+    async fn connection(
+        &self,
+        caller: &CallerName,
+        name: Option<&str>,
+    ) -> Result<Option<Arc<graph::Connection>>, StoreError> {
+        let (caller, name, vault) = (caller.clone(), name.map(str::to_owned), self.vault.clone());
+        let find = move |database: &Connection| {
+            let name = match name {
+                Some(name) => Some(name),
+                None => {
+                    let sql = "SELECT default_connection FROM callers WHERE name = ?1";
+                    let default = rows(database, sql, [caller.as_str()], |row| row.get(0))?;
+                    default.into_iter().next().flatten()
+                }
+            };
+            let Some(name) = name else { return Ok(None) };
+            Ok(connection(database, &vault, &caller, &name)?.map(Arc::new))
+        };
+        self.readers.run(find).await
+    }
+
+    async fn replace_client_secret(
+        &self,
+        caller: &CallerName,
+        name: &str,
+        secret: &SecretString,
+    ) -> Result<bool, StoreError> {
+        let (caller, name) = (caller.clone(), name.to_owned());
+        let sealed = self
+            .vault
+            .seal(&connection_place(&caller, &name), secret.expose_secret().as_bytes())
+            .context("sealing a client secret")?;
+        let replace = move |database: &Connection| {
+            let sql = "UPDATE connections SET sealed_client_secret = ?3 \
+                WHERE caller = ?1 AND name = ?2";
+            Ok(write(database, sql, params![caller.as_str(), name, sealed])? > 0)
+        };
+        self.writer.run(replace).await
+    }
+
+    async fn remove_connection(
+        &self,
+        caller: &CallerName,
+        name: &str,
+    ) -> Result<Option<bool>, StoreError> {
+        let (caller, name) = (caller.clone(), name.to_owned());
+        let remove = move |database: &Connection| {
+            let key = [caller.as_str(), &name];
+            let there = "SELECT 1 FROM connections WHERE caller = ?1 AND name = ?2";
+            if rows(database, there, key, |_| Ok(()))?.is_empty() {
+                return Ok(None);
+            }
+            let used = "SELECT 1 FROM operations WHERE caller = ?1 AND connection = ?2 \
+                AND rested_at IS NULL LIMIT 1";
+            if !rows(database, used, key, |_| Ok(()))?.is_empty() {
+                return Ok(Some(false));
+            }
+            write(database, "DELETE FROM connections WHERE caller = ?1 AND name = ?2", key)?;
+            let sql = "UPDATE callers SET default_connection = \
+                (SELECT min(name) FROM connections WHERE caller = ?1) \
+                WHERE name = ?1 AND default_connection = ?2";
+            write(database, sql, key)?;
+            Ok(Some(true))
+        };
+        self.writer.run(remove).await
+    }
+}
+
+fn live_summaries(
+    database: &Connection,
+    caller: &CallerName,
+    now: Timestamp,
+) -> Result<Vec<SigningSecretSummary>, StoreError> {
+    let sql = "SELECT id, created_at, expires_at FROM signing_secrets \
+        WHERE caller = ?1 AND (expires_at IS NULL OR expires_at > ?2) ORDER BY id DESC";
+    let secrets = rows(database, sql, params![caller.as_str(), now.as_millisecond()], |row| {
+        let columns = Columns { table: "signing_secrets", row };
+        let read = || {
+            Ok(SigningSecretSummary {
+                id: columns.get("id")?,
+                created_at: columns.time("created_at")?,
+                expires_at: columns.time_or_null("expires_at")?,
+            })
+        };
+        Ok(read())
+    })?;
+    secrets.into_iter().collect()
+}
+
+fn insert_key(
+    database: &Connection,
+    caller: &CallerName,
+    key: &ApiKey,
+) -> Result<(), StoreError> {
+    let sql = "INSERT INTO api_keys (digest, id, caller, created_at) VALUES (?1, ?2, ?3, ?4)";
+    let created_at = millis(Some(key.created_at));
+    write(database, sql, params![key.digest.0.as_slice(), key.id, caller.as_str(), created_at])
+        .map(drop)
+}
+
+fn insert_secret(
+    database: &Connection,
+    vault: &Vault,
+    caller: &CallerName,
+    id: u32,
+    secret: &SigningSecret,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let place = secret_place(caller, id);
+    let sealed =
+        vault.seal(&place, secret.expose().as_bytes()).context("sealing a signing secret")?;
+    let sql = "INSERT INTO signing_secrets (caller, id, sealed_secret, created_at) \
+        VALUES (?1, ?2, ?3, ?4)";
+    write(database, sql, params![caller.as_str(), id, sealed, now.as_millisecond()]).map(drop)
+}
+
+fn secret_place(caller: &CallerName, id: u32) -> String {
+    format!("signing_secrets/{caller}/{id}")
+}
+
+fn connection_place(caller: &CallerName, name: &str) -> String {
+    format!("connections/{caller}/{name}")
+}
+
+fn write(
+    database: &Connection,
+    sql: &str,
+    params: impl rusqlite::Params,
+) -> Result<usize, StoreError> {
+    let written = database.prepare_cached(sql).and_then(|mut it| it.execute(params));
+    written.context("writing to the directory of callers")
+}
+
+fn rows<T>(
+    database: &Connection,
+    sql: &str,
+    params: impl rusqlite::Params,
+    read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+) -> Result<Vec<T>, StoreError> {
+    let doing = "reading the directory of callers";
+    let mut statement = database.prepare_cached(sql).context(doing)?;
+    let rows = statement.query_map(params, read).context(doing)?;
+    rows.map(|row| row.context(doing)).collect()
+}

@@ -1,0 +1,386 @@
+//! Operations and callbacks as rows: written and read in one place, whoever asks for it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension, named_params, params};
+use secrecy::{ExposeSecret, SecretString};
+use sha2::{Digest, Sha256};
+
+use super::error::Context;
+use super::row::{CallbackStateColumns, Columns, StateColumns};
+use super::{directory, schedule};
+use crate::callback::{Callback, CallbackId};
+use crate::graph::{AccessToken, ApiVersion, Credential, Reference};
+use crate::lane::{self, LaneName};
+use crate::operation::{Operation, OperationId};
+use crate::store::{
+    Identity, Notice, OwedCallback, Registration, Step, StoreError, StoredCallback, Tracked,
+};
+use crate::vault::Vault;
+
+/// Tells the same registration again: a digest of what [`Registration::is_same_as`] compares.
+fn likeness(graph_id: &str, callback_url: &str, client_state: Option<&str>) -> Vec<u8> {
+    let mut digest = Sha256::new();
+    for part in [Some(graph_id), Some(callback_url), client_state] {
+        // Length first, so that no two lists of parts read alike; one more than it, so that the
+        // empty text is not the absent one.
+        let length = part.map_or(0, |part| part.len() as u64 + 1);
+        digest.update(length.to_be_bytes());
+        digest.update(part.unwrap_or_default());
+    }
+    digest.finalize().iter().take(16).copied().collect()
+}
+
+/// The live operation that a registration repeats.
+pub(super) fn alike(
+    connection: &Connection,
+    registration: &Registration,
+) -> Result<Option<Tracked>, StoreError> {
+    let likeness = likeness(
+        &registration.reference.id,
+        &registration.callback_url,
+        registration.client_state.as_deref(),
+    );
+    let sql = "SELECT * FROM operations WHERE caller = ?1 AND likeness = ?2 AND rested_at IS NULL";
+    one_operation(connection, sql, params![registration.caller.as_str(), likeness])
+}
+
+pub(super) fn insert_operation(
+    connection: &Connection,
+    vault: &Vault,
+    policy: &lane::Policy,
+    registration: &Registration,
+) -> Result<(), StoreError> {
+    let operation = &registration.operation;
+    let lane = schedule::lane(
+        connection,
+        policy,
+        &LaneName::graph(registration.credential.identity()),
+    )?;
+    let credential = CredentialColumns::seal(vault, operation.id, &registration.credential)?;
+    let state = StateColumns::from(&operation.state);
+    let likeness = likeness(
+        &registration.reference.id,
+        &registration.callback_url,
+        registration.client_state.as_deref(),
+    );
+    let sql = "INSERT INTO operations (id, caller, graph_version, graph_id, connection, \
+        sealed_token, token_expires_at, lane, callback_url, callback_origin, client_state, \
+        likeness, registered_at, deadline, polls, callbacks, state, next_poll_at, troubles, \
+        rejections, refusals) \
+        VALUES (:id, :caller, :graph_version, :graph_id, :connection, :sealed_token, \
+        :token_expires_at, :lane, :callback_url, :callback_origin, :client_state, :likeness, \
+        :registered_at, :deadline, :polls, :callbacks, :state, :next_poll_at, :troubles, \
+        :rejections, :refusals)";
+    let inserted = connection.prepare_cached(sql).and_then(|mut statement| {
+        statement.execute(named_params! {
+            ":id": operation.id.to_string(),
+            ":caller": registration.caller.as_str(),
+            ":graph_version": registration.reference.version.as_str(),
+            ":graph_id": registration.reference.id,
+            ":connection": credential.connection,
+            ":sealed_token": credential.sealed_token,
+            ":token_expires_at": credential.token_expires_at,
+            ":lane": lane,
+            ":callback_url": registration.callback_url,
+            ":callback_origin": registration.callback_origin,
+            ":client_state": registration.client_state,
+            ":likeness": likeness,
+            ":registered_at": operation.registered_at.as_millisecond(),
+            ":deadline": operation.deadline.as_millisecond(),
+            ":polls": operation.polls,
+            ":callbacks": operation.callbacks,
+            ":state": operation.state.as_str(),
+            ":next_poll_at": state.next_poll_at,
+            ":troubles": state.troubles,
+            ":rejections": state.rejections,
+            ":refusals": state.refusals,
+        })
+    });
+    inserted.context("keeping an operation")?;
+    schedule::plan(connection, Step::Operation(operation.id), lane, operation.agenda())?;
+    directory::count_live(connection, &registration.caller, 1)
+}
+
+/// Writes what became of an operation, the callback that it owes, and what is to happen next.
+pub(super) fn update_operation(
+    connection: &Connection,
+    policy: &lane::Policy,
+    after: &Operation,
+    body: Option<&Bytes>,
+    owed: Option<&OwedCallback>,
+) -> Result<(), StoreError> {
+    let id = after.id.to_string();
+    let state = StateColumns::from(&after.state);
+    let sql = "UPDATE operations SET polls = :polls, callbacks = :callbacks, state = :state, \
+        next_poll_at = :next_poll_at, troubles = :troubles, rejections = :rejections, \
+        refusals = :refusals, refusal = :refusal, blocked_until = :blocked_until, \
+        earliest_poll_at = :earliest_poll_at, outcome = :outcome, rested_at = :rested_at, \
+        last_body = coalesce(:body, last_body), \
+        sealed_token = CASE WHEN :rested_at IS NULL THEN sealed_token END \
+        WHERE id = :id RETURNING lane, caller, callback_url";
+    let mut statement = connection.prepare_cached(sql).context("updating an operation")?;
+    let (lane, caller, url): (i64, String, String) = statement
+        .query_row(
+            named_params! {
+                ":id": id,
+                ":polls": after.polls,
+                ":callbacks": after.callbacks,
+                ":state": after.state.as_str(),
+                ":next_poll_at": state.next_poll_at,
+                ":troubles": state.troubles,
+                ":rejections": state.rejections,
+                ":refusals": state.refusals,
+                ":refusal": state.refusal,
+                ":blocked_until": state.blocked_until,
+                ":earliest_poll_at": state.earliest_poll_at,
+                ":outcome": state.outcome,
+                ":rested_at": state.rested_at,
+                ":body": body.map(Bytes::as_ref),
+            },
+            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+        )
+        .context("updating an operation")?;
+    schedule::plan(connection, Step::Operation(after.id), lane, after.agenda())?;
+    if after.state.is_at_rest() {
+        let caller = caller.parse().map_err(|error: crate::store::InvalidName| {
+            StoreError::inconsistent("operations", "caller", &id, error)
+        })?;
+        directory::count_live(connection, &caller, -1)?;
+    }
+    let Some(owed) = owed else { return Ok(()) };
+    insert_callback(connection, owed, &caller, &url)?;
+    plan_callback(connection, policy, &owed.callback)
+}
+
+fn insert_callback(
+    connection: &Connection,
+    owed: &OwedCallback,
+    caller: &str,
+    url: &str,
+) -> Result<(), StoreError> {
+    let callback = &owed.callback;
+    let state = CallbackStateColumns::from(&callback.state);
+    let sql = "INSERT INTO callbacks (operation_id, number, caller, notice, url, body, \
+        owed_at, attempts, state, tries, next_attempt_at, give_up_at, reason, rested_at) \
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)";
+    let inserted = connection.prepare_cached(sql).and_then(|mut statement| {
+        statement.execute(params![
+            callback.id.operation.to_string(),
+            callback.id.number,
+            caller,
+            Notice::of(owed.owed).0,
+            url,
+            owed.body.as_ref(),
+            callback.owed_at.as_millisecond(),
+            callback.attempts,
+            callback.state.as_str(),
+            state.tries,
+            state.next_attempt_at,
+            state.give_up_at,
+            state.reason,
+            state.rested_at,
+        ])
+    });
+    inserted.map(drop).context("keeping a callback")
+}
+
+/// Plans a callback's next step on the lane of its receiver. The lane may have been forgotten
+/// while the callback was at rest, so it is found by its name.
+fn plan_callback(
+    connection: &Connection,
+    policy: &lane::Policy,
+    callback: &Callback,
+) -> Result<(), StoreError> {
+    let (step, agenda) = (Step::Callback(callback.id), callback.state.agenda());
+    if agenda.lapse_at.is_none() {
+        return schedule::unplan(connection, step);
+    }
+    let (caller, origin): (String, String) = connection
+        .prepare_cached("SELECT caller, callback_origin FROM operations WHERE id = ?1")
+        .and_then(|mut statement| {
+            let id = callback.id.operation.to_string();
+            statement.query_row([id], |row| Ok((row.get(0)?, row.get(1)?)))
+        })
+        .context("planning a callback")?;
+    let lane = schedule::lane(connection, policy, &LaneName::callback(caller, origin))?;
+    schedule::plan(connection, step, lane, agenda)
+}
+
+pub(super) fn update_callback(
+    connection: &Connection,
+    policy: &lane::Policy,
+    after: &Callback,
+) -> Result<(), StoreError> {
+    let state = CallbackStateColumns::from(&after.state);
+    let sql = "UPDATE callbacks SET attempts = ?3, state = ?4, tries = ?5, next_attempt_at = ?6, \
+        give_up_at = ?7, reason = ?8, rested_at = ?9 \
+        WHERE operation_id = ?1 AND number = ?2";
+    let updated = connection.prepare_cached(sql).and_then(|mut statement| {
+        statement.execute(params![
+            after.id.operation.to_string(),
+            after.id.number,
+            after.attempts,
+            after.state.as_str(),
+            state.tries,
+            state.next_attempt_at,
+            state.give_up_at,
+            state.reason,
+            state.rested_at,
+        ])
+    });
+    updated.context("updating a callback")?;
+    plan_callback(connection, policy, after)
+}
+
+/// Replaces what an operation proves itself with, and moves it to the lane of that.
+pub(super) fn replace_credential(
+    connection: &Connection,
+    vault: &Vault,
+    policy: &lane::Policy,
+    id: OperationId,
+    credential: &Credential,
+) -> Result<(), StoreError> {
+    let lane = schedule::lane(connection, policy, &LaneName::graph(credential.identity()))?;
+    let columns = CredentialColumns::seal(vault, id, credential)?;
+    let sql = "UPDATE operations SET connection = ?2, sealed_token = ?3, token_expires_at = ?4, \
+        lane = ?5 WHERE id = ?1";
+    let updated = connection.prepare_cached(sql).and_then(|mut statement| {
+        statement.execute(params![
+            id.to_string(),
+            columns.connection,
+            columns.sealed_token,
+            columns.token_expires_at,
+            lane,
+        ])
+    });
+    updated.context("replacing a credential")?;
+    schedule::change_lane(connection, Step::Operation(id), lane)
+}
+
+/// What an operation is to be polled with. `None` where its connection is gone.
+pub(super) fn credential(
+    connection: &Connection,
+    vault: &Vault,
+    tracked: &Tracked,
+) -> Result<Option<Credential>, StoreError> {
+    let expires_at = match &tracked.identity {
+        Identity::Connection(name) => {
+            let found = directory::connection(connection, vault, &tracked.caller, name)?;
+            return Ok(found.map(|it| Credential::Connection(Arc::new(it))));
+        }
+        Identity::HandedIn { expires_at } => *expires_at,
+    };
+    let id = tracked.operation.id;
+    let sealed: Option<Vec<u8>> = connection
+        .prepare_cached("SELECT sealed_token FROM operations WHERE id = ?1")
+        .and_then(|mut statement| statement.query_row([id.to_string()], |row| row.get(0)))
+        .context("reading a token")?;
+    let Some(sealed) = sealed else { return Ok(None) };
+    let broken = |error: anyhow::Error| {
+        StoreError::inconsistent("operations", "sealed_token", id, error)
+    };
+    let opened = vault.open(&token_place(id), &sealed).map_err(|error| broken(error.into()))?;
+    let text = std::str::from_utf8(&opened).map_err(|error| broken(error.into()))?;
+    Ok(Some(Credential::Token(AccessToken { secret: SecretString::from(text), expires_at })))
+}
+
+pub(super) fn operation(
+    connection: &Connection,
+    id: OperationId,
+) -> Result<Option<Tracked>, StoreError> {
+    one_operation(connection, "SELECT * FROM operations WHERE id = ?1", [id.to_string()])
+}
+
+pub(super) fn callback(
+    connection: &Connection,
+    id: CallbackId,
+) -> Result<Option<StoredCallback>, StoreError> {
+    let sql = "SELECT * FROM callbacks WHERE operation_id = ?1 AND number = ?2";
+    let mut statement = connection.prepare_cached(sql).context("reading a callback")?;
+    let found = statement
+        .query_row(params![id.operation.to_string(), id.number], |row| Ok(stored_callback(row)))
+        .optional();
+    found.context("reading a callback")?.transpose()
+}
+
+fn one_operation(
+    connection: &Connection,
+    sql: &str,
+    params: impl rusqlite::Params,
+) -> Result<Option<Tracked>, StoreError> {
+    let mut statement = connection.prepare_cached(sql).context("reading an operation")?;
+    let found = statement.query_row(params, |row| Ok(tracked(row))).optional();
+    found.context("reading an operation")?.transpose()
+}
+
+/// A row of `operations`.
+pub(super) fn tracked(row: &rusqlite::Row<'_>) -> Result<Tracked, StoreError> {
+    let columns = Columns { table: "operations", row };
+    let identity = match columns.get("connection")? {
+        Some(name) => Identity::Connection(name),
+        None => Identity::HandedIn { expires_at: columns.time("token_expires_at")? },
+    };
+    Ok(Tracked {
+        operation: columns.operation()?,
+        caller: columns.word("caller", |text| text.parse().ok())?,
+        reference: Reference {
+            version: columns.word("graph_version", |text| text.parse::<ApiVersion>().ok())?,
+            id: columns.get("graph_id")?,
+        },
+        identity,
+        callback_url: columns.get("callback_url")?,
+        client_state: columns.get("client_state")?,
+        last_body: columns.get::<Option<Vec<u8>>>("last_body")?.map(Bytes::from),
+    })
+}
+
+/// A row of `callbacks`.
+pub(super) fn stored_callback(row: &rusqlite::Row<'_>) -> Result<StoredCallback, StoreError> {
+    let columns = Columns { table: "callbacks", row };
+    Ok(StoredCallback {
+        callback: columns.callback()?,
+        caller: columns.word("caller", |text| text.parse().ok())?,
+        notice: Notice(columns.get("notice")?),
+        url: columns.get("url")?,
+        body: columns.get::<Vec<u8>>("body")?.into(),
+    })
+}
+
+/// The columns of `operations` that hold what it proves itself with.
+struct CredentialColumns {
+    connection: Option<String>,
+    sealed_token: Option<Vec<u8>>,
+    token_expires_at: Option<i64>,
+}
+
+impl CredentialColumns {
+    fn seal(vault: &Vault, id: OperationId, credential: &Credential) -> Result<Self, StoreError> {
+        match credential {
+            Credential::Connection(connection) => Ok(Self {
+                connection: Some(connection.name.clone()),
+                sealed_token: None,
+                token_expires_at: None,
+            }),
+            Credential::Token(AccessToken { secret, expires_at }) => {
+                let sealed = vault.seal(&token_place(id), secret.expose_secret().as_bytes());
+                Ok(Self {
+                    connection: None,
+                    sealed_token: Some(sealed.context("sealing a token")?),
+                    token_expires_at: Some(expires_at.as_millisecond()),
+                })
+            }
+        }
+    }
+}
+
+fn token_place(id: OperationId) -> String {
+    format!("operations/{id}/token")
+}
+
+/// Milliseconds, or null.
+pub(super) fn millis(at: Option<Timestamp>) -> Option<i64> {
+    at.map(Timestamp::as_millisecond)
+}

@@ -1,0 +1,280 @@
+//! One file beside the process, and no server.
+//!
+//! WAL with `synchronous=FULL`, so that what is committed survives the machine; one writer that
+//! commits whatever has queued as one transaction; readers beside it. A lock file keeps a second
+//! process from the same database, whose writer would not know of ours.
+
+mod directory;
+mod error;
+mod lives;
+mod reader;
+mod row;
+mod schedule;
+mod schema;
+mod steps;
+mod writer;
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use rusqlite::{Connection, params};
+
+use self::error::Context;
+use self::reader::Readers;
+use self::writer::Writer;
+use super::{
+    Amended, Amendment, Attempt, CallbackFilter, CallerName, Claimed, Commit, Committed,
+    OperationFilter, Page, Registered, Registration, Store, StoreError, StoredCallback, Tracked,
+};
+use crate::callback::CallbackId;
+use crate::lane;
+use crate::operation::OperationId;
+use crate::vault::{Vault, VaultError};
+
+/// What the vault seals once, to tell at every later start whether the key is the same.
+const CHECK: &[u8] = b"this master key opens this database";
+const CHECK_PLACE: &str = "installation/check";
+
+/// An open database.
+#[derive(Debug)]
+pub struct SqliteStore {
+    // Declared, and so dropped, before the lock: no second process may come while we still write.
+    writer: Writer,
+    readers: Readers,
+    vault: Vault,
+    policy: lane::Policy,
+    _lock: File,
+}
+
+/// Why a database could not be opened, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("{path} is in use by another process: stop that one first, or use its API")]
+    InUse { path: PathBuf },
+    #[error("{path} cannot be opened: its directory must exist and be writable for this user")]
+    Inaccessible {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error(
+        "the database has schema version {found}, this program knows {ours}: \
+         use the newer program that wrote it, or restore a backup from before"
+    )]
+    NewerVersion { found: usize, ours: usize },
+    #[error("the file is a database of some other program: choose another path")]
+    NotOurs,
+    #[error("the master key does not open this database: give the one it was made with")]
+    WrongKey(#[source] VaultError),
+    #[error("the database cannot be read or written")]
+    Database(#[from] rusqlite::Error),
+    #[error("the vault cannot seal")]
+    Vault(#[source] VaultError),
+}
+
+impl SqliteStore {
+    /// Opens the database at `path`, made new if there is none, and brings it up to date.
+    ///
+    /// Blocks while it works.
+    pub fn open(path: &Path, vault: Vault, policy: lane::Policy) -> Result<Self, OpenError> {
+        let lock = lock(path)?;
+        let mut connection = Connection::open(path)?;
+        connection.execute_batch(
+            "PRAGMA busy_timeout = 5000;
+             PRAGMA auto_vacuum = INCREMENTAL;
+             PRAGMA journal_mode = WAL;
+             PRAGMA synchronous = FULL;
+             PRAGMA foreign_keys = ON;
+             PRAGMA temp_store = MEMORY;
+             PRAGMA journal_size_limit = 67108864;",
+        )?;
+        connection.set_prepared_statement_cache_capacity(128);
+        schema::migrate(&mut connection)?;
+        check_key(&connection, &vault)?;
+        let writer = Writer::start(connection)
+            .map_err(|source| OpenError::Inaccessible { path: path.to_owned(), source })?;
+        Ok(Self { writer, readers: Readers::new(path), vault, policy, _lock: lock })
+    }
+}
+
+/// The file whose lock says that a process has the database at `path` open.
+pub fn lock_path(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    PathBuf::from(name)
+}
+
+fn lock(path: &Path) -> Result<File, OpenError> {
+    let lock_path = lock_path(path);
+    let inaccessible = |source| OpenError::Inaccessible { path: lock_path.clone(), source };
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .open(&lock_path)
+        .map_err(inaccessible)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(OpenError::InUse { path: path.to_owned() }),
+        Err(TryLockError::Error(source)) => Err(inaccessible(source)),
+    }
+}
+
+fn check_key(connection: &Connection, vault: &Vault) -> Result<(), OpenError> {
+    let sealed: Vec<Vec<u8>> = connection
+        .prepare("SELECT sealed_check FROM installation")?
+        .query_map([], |row| row.get(0))?
+        .collect::<Result<_, _>>()?;
+    if let Some(sealed) = sealed.first() {
+        return vault.open(CHECK_PLACE, sealed).map(drop).map_err(OpenError::WrongKey);
+    }
+    let sealed = vault.seal(CHECK_PLACE, CHECK).map_err(OpenError::Vault)?;
+    let sql = "INSERT INTO installation (only_one, sealed_check) VALUES (1, ?1)";
+    connection.execute(sql, [sealed])?;
+    Ok(())
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    async fn register(
+        &self,
+        registrations: Vec<Registration>,
+    ) -> Result<Vec<Registered>, StoreError> {
+        let (vault, policy) = (self.vault.clone(), self.policy.clone());
+        let register = move |database: &Connection| {
+            let register = |it: &Registration| steps::register(database, &vault, &policy, it);
+            registrations.iter().map(register).collect()
+        };
+        self.writer.run(register).await
+    }
+
+    async fn claim(
+        &self,
+        now: Timestamp,
+        lease: Duration,
+        hands: usize,
+    ) -> Result<Vec<Claimed>, StoreError> {
+        let (vault, policy) = (self.vault.clone(), self.policy.clone());
+        let claim =
+            move |database: &Connection| steps::claim(database, &vault, &policy, now, lease, hands);
+        self.writer.run(claim).await
+    }
+
+    async fn commit(&self, commits: Vec<Commit>) -> Result<Vec<Committed>, StoreError> {
+        let policy = self.policy.clone();
+        let commit = move |database: &Connection| {
+            commits.iter().map(|it| steps::commit(database, &policy, it)).collect()
+        };
+        self.writer.run(commit).await
+    }
+
+    async fn next_due(&self) -> Result<Option<Timestamp>, StoreError> {
+        self.readers.run(schedule::next_due).await
+    }
+
+    async fn amend(&self, amendment: Amendment) -> Result<Amended, StoreError> {
+        let (vault, policy) = (self.vault.clone(), self.policy.clone());
+        let amend =
+            move |database: &Connection| steps::amend(database, &vault, &policy, &amendment);
+        self.writer.run(amend).await
+    }
+
+    async fn operation(&self, id: OperationId) -> Result<Option<Tracked>, StoreError> {
+        self.readers.run(move |database| lives::operation(database, id)).await
+    }
+
+    async fn operations(
+        &self,
+        caller: &CallerName,
+        filter: OperationFilter,
+        page: Page<OperationId>,
+    ) -> Result<Vec<Tracked>, StoreError> {
+        let caller = caller.clone();
+        let list = move |database: &Connection| {
+            let after = page.after.map(|id| id.to_string());
+            let by_state = if filter.state.is_some() { "AND state = ?4" } else { "AND ?4 IS NULL" };
+            let behind = if after.is_some() { "AND id < ?2" } else { "AND ?2 IS NULL" };
+            let sql = format!(
+                "SELECT * FROM operations WHERE caller = ?1 {behind} {by_state} \
+                 ORDER BY id DESC LIMIT ?3"
+            );
+            let params = params![caller.as_str(), after, page.limit, filter.state];
+            list(database, &sql, params, lives::tracked)
+        };
+        self.readers.run(list).await
+    }
+
+    async fn callback(&self, id: CallbackId) -> Result<Option<StoredCallback>, StoreError> {
+        self.readers.run(move |database| lives::callback(database, id)).await
+    }
+
+    async fn callbacks(
+        &self,
+        caller: &CallerName,
+        filter: CallbackFilter,
+        page: Page<CallbackId>,
+    ) -> Result<Vec<StoredCallback>, StoreError> {
+        let caller = caller.clone();
+        let list = move |database: &Connection| {
+            let after = page.after.map(|id| (id.operation.to_string(), id.number));
+            let (after_operation, after_number) = after.unzip();
+            let behind = match after_operation {
+                Some(_) => "AND (operation_id, number) < (?2, ?3)",
+                None => "AND ?2 IS ?3",
+            };
+            let by_state = if filter.state.is_some() { "AND state = ?5" } else { "AND ?5 IS NULL" };
+            let by_operation = match filter.operation {
+                Some(_) => "AND operation_id = ?6",
+                None => "AND ?6 IS NULL",
+            };
+            let sql = format!(
+                "SELECT * FROM callbacks WHERE caller = ?1 {behind} {by_state} {by_operation} \
+                 ORDER BY operation_id DESC, number DESC LIMIT ?4"
+            );
+            let operation = filter.operation.map(|id| id.to_string());
+            let params = params![
+                caller.as_str(),
+                after_operation,
+                after_number,
+                page.limit,
+                filter.state,
+                operation,
+            ];
+            list(database, &sql, params, lives::stored_callback)
+        };
+        self.readers.run(list).await
+    }
+
+    async fn attempts(&self, id: CallbackId, limit: u32) -> Result<Vec<Attempt>, StoreError> {
+        self.readers.run(move |database| steps::attempts(database, id, limit)).await
+    }
+
+    async fn forget(
+        &self,
+        before: Timestamp,
+        keys_before: Timestamp,
+        now: Timestamp,
+        limit: u32,
+    ) -> Result<u32, StoreError> {
+        let forget = move |database: &Connection| {
+            steps::forget(database, before, keys_before, limit)
+                .and_then(|forgotten| schedule::forget_lanes(database, now).map(|()| forgotten))
+        };
+        self.writer.run(forget).await
+    }
+}
+
+fn list<T>(
+    database: &Connection,
+    sql: &str,
+    params: impl rusqlite::Params,
+    read: impl Fn(&rusqlite::Row<'_>) -> Result<T, StoreError>,
+) -> Result<Vec<T>, StoreError> {
+    let mut statement = database.prepare_cached(sql).context("listing")?;
+    let rows = statement.query_map(params, |row| Ok(read(row))).context("listing")?;
+    rows.map(|row| row.context("listing")?).collect()
+}

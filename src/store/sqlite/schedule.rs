@@ -1,0 +1,300 @@
+//! What is due, on which lane, and who holds it.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::error::Context;
+use super::lives::millis;
+use super::row::{Columns, StoredLane, write_slots};
+use crate::lane::{self, Lane, LaneName, Report, share};
+use crate::operation::{Agenda, after};
+use crate::store::{Step, StoreError};
+
+/// A step that has been handed out.
+pub(super) struct HandedOut {
+    pub(super) step: Step,
+    pub(super) token: u64,
+    /// `None` for a lapse.
+    pub(super) lane: Option<LaneName>,
+}
+
+/// Writes what is to happen next to `step`, for anyone to take.
+pub(super) fn plan(
+    connection: &Connection,
+    step: Step,
+    lane: i64,
+    agenda: Agenda,
+) -> Result<(), StoreError> {
+    let doing = "planning a step";
+    let Some(lapse_at) = agenda.lapse_at else { return unplan(connection, step) };
+    let sql = "INSERT OR REPLACE INTO steps (step, lane, due_at, lapse_at, token) \
+        VALUES (?1, ?2, ?3, ?4, NULL)";
+    connection
+        .prepare_cached(sql)
+        .and_then(|mut statement| {
+            let due_at = millis(agenda.step_at);
+            statement.execute(params![step.to_string(), lane, due_at, lapse_at.as_millisecond()])
+        })
+        .context(doing)?;
+    // Too early does no harm, as a claim that finds nothing sets it right; too late would starve.
+    let sql = "UPDATE lanes SET ready_at = ?2 \
+        WHERE lane = ?1 AND (ready_at IS NULL OR ready_at > ?2)";
+    if let Some(step_at) = agenda.step_at {
+        connection
+            .prepare_cached(sql)
+            .and_then(|mut statement| statement.execute([lane, step_at.as_millisecond()]))
+            .context(doing)?;
+    }
+    Ok(())
+}
+
+/// Nothing is to happen to `step` any more.
+pub(super) fn unplan(connection: &Connection, step: Step) -> Result<(), StoreError> {
+    let deleted = connection
+        .prepare_cached("DELETE FROM steps WHERE step = ?1")
+        .and_then(|mut statement| statement.execute([step.to_string()]));
+    deleted.map(drop).context("forgetting a step")
+}
+
+/// Moves a step to another lane, whoever holds it; it keeps the slot that it has.
+pub(super) fn change_lane(
+    connection: &Connection,
+    step: Step,
+    lane: i64,
+) -> Result<(), StoreError> {
+    let doing = "changing a lane";
+    let due_at: Option<Option<i64>> = connection
+        .prepare_cached("UPDATE steps SET lane = ?2 WHERE step = ?1 RETURNING due_at")
+        .and_then(|mut statement| {
+            statement.query_row(params![step.to_string(), lane], |row| row.get(0)).optional()
+        })
+        .context(doing)?;
+    if let Some(Some(due_at)) = due_at {
+        let sql = "UPDATE lanes SET ready_at = min(coalesce(ready_at, ?2), ?2) WHERE lane = ?1";
+        connection
+            .prepare_cached(sql)
+            .and_then(|mut statement| statement.execute([lane, due_at]))
+            .context(doing)?;
+    }
+    Ok(())
+}
+
+/// The number of the lane of this name, made if it is not there yet.
+pub(super) fn lane(
+    connection: &Connection,
+    policy: &lane::Policy,
+    name: &LaneName,
+) -> Result<i64, StoreError> {
+    let doing = "finding a lane";
+    let text = name.to_string();
+    let found: Option<i64> = connection
+        .prepare_cached("SELECT lane FROM lanes WHERE name = ?1")
+        .and_then(|mut statement| statement.query_row([&text], |row| row.get(0)).optional())
+        .context(doing)?;
+    if let Some(number) = found {
+        return Ok(number);
+    }
+    let lane = Lane::new(name.kind, policy);
+    let sql = "INSERT INTO lanes (name, allowance, failures, slots, served_at) \
+        VALUES (?1, ?2, ?3, '', 0)";
+    connection
+        .prepare_cached(sql)
+        .and_then(|mut statement| statement.execute(params![text, lane.allowance, lane.failures]))
+        .context(doing)?;
+    Ok(connection.last_insert_rowid())
+}
+
+/// Whether the claim `token` is the newest of its step.
+pub(super) fn holds(connection: &Connection, step: Step, token: u64) -> Result<bool, StoreError> {
+    let holder: Option<Option<i64>> = connection
+        .prepare_cached("SELECT token FROM steps WHERE step = ?1")
+        .and_then(|mut statement| {
+            statement.query_row([step.to_string()], |row| row.get(0)).optional()
+        })
+        .context("looking for the holder of a step")?;
+    Ok(holder.flatten() == Some(token.cast_signed()))
+}
+
+/// Hands out what is due, and durably moves it to the end of the lease.
+pub(super) fn hand_out(
+    connection: &Connection,
+    policy: &lane::Policy,
+    now: Timestamp,
+    lease: Duration,
+    hands: usize,
+) -> Result<Vec<HandedOut>, StoreError> {
+    let until = after(now, lease);
+    let sql = "SELECT step FROM steps WHERE lapse_at <= ?1 ORDER BY lapse_at, step LIMIT ?2";
+    let mut handed_out = Vec::new();
+    for step in steps(connection, sql, &[now.as_millisecond(), count(hands.div_ceil(2))])? {
+        let token = take(connection, step, until)?;
+        handed_out.push(HandedOut { step, token, lane: None });
+    }
+
+    // A lane may turn out to have nothing to give, or less than its share; what that leaves goes to
+    // the others. Each round hands something out or finds fewer lanes ready, so this ends.
+    while handed_out.len() < hands {
+        let ready = numbers(
+            connection,
+            "SELECT lane FROM lanes WHERE ready_at <= ?1 ORDER BY ready_at, name LIMIT ?2",
+            &[now.as_millisecond(), count(hands)],
+        )?;
+        if ready.is_empty() {
+            break;
+        }
+        let mut lanes_left = ready.len();
+        for number in ready {
+            let share = share(hands.saturating_sub(handed_out.len()), lanes_left);
+            lanes_left -= 1;
+            serve(connection, policy, number, share, (now, until), &mut handed_out)?;
+        }
+    }
+    Ok(handed_out)
+}
+
+/// Hands out up to `share` due steps of one lane, as far as it has room.
+fn serve(
+    connection: &Connection,
+    policy: &lane::Policy,
+    number: i64,
+    share: usize,
+    (now, until): (Timestamp, Timestamp),
+    handed_out: &mut Vec<HandedOut>,
+) -> Result<(), StoreError> {
+    let Some(mut stored) = load(connection, number)? else { return Ok(()) };
+    let wanted = stored.lane.room(now).min(share);
+    let sql = "SELECT step FROM steps WHERE lane = ?1 AND due_at <= ?2 \
+        ORDER BY due_at, step LIMIT ?3";
+    for step in steps(connection, sql, &[number, now.as_millisecond(), count(wanted)])? {
+        let token = take(connection, step, until)?;
+        stored.lane.admit(policy, token, until, now);
+        stored.served_at = now;
+        handed_out.push(HandedOut { step, token, lane: Some(stored.name.clone()) });
+    }
+    save(connection, number, &stored)
+}
+
+/// Tells a lane how one of its steps went.
+pub(super) fn settle(
+    connection: &Connection,
+    policy: &lane::Policy,
+    name: &LaneName,
+    token: u64,
+    report: Report,
+    at: Timestamp,
+) -> Result<(), StoreError> {
+    let number = lane(connection, policy, name)?;
+    let Some(mut stored) = load(connection, number)? else { return Ok(()) };
+    stored.lane.settle(policy, token, report, at);
+    save(connection, number, &stored)
+}
+
+/// Forgets lanes on which nothing waits and nothing counts.
+pub(super) fn forget_lanes(connection: &Connection, now: Timestamp) -> Result<(), StoreError> {
+    let sql = "SELECT lane FROM lanes WHERE lane > ?1 \
+        AND NOT EXISTS (SELECT 1 FROM steps WHERE steps.lane = lanes.lane) ORDER BY lane LIMIT 1000";
+    let mut last = -1;
+    loop {
+        let unused = numbers(connection, sql, &[last])?;
+        let Some(newest) = unused.last() else { return Ok(()) };
+        last = *newest;
+        for number in unused {
+            if load(connection, number)?.is_some_and(|it| it.lane.is_forgettable(now)) {
+                connection
+                    .prepare_cached("DELETE FROM lanes WHERE lane = ?1")
+                    .and_then(|mut statement| statement.execute([number]))
+                    .context("forgetting a lane")?;
+            }
+        }
+    }
+}
+
+/// When a claim may next find something.
+pub(super) fn next_due(connection: &Connection) -> Result<Option<Timestamp>, StoreError> {
+    let sql = "SELECT min(at) AS at FROM (SELECT min(ready_at) AS at FROM lanes \
+        WHERE ready_at IS NOT NULL UNION ALL SELECT min(lapse_at) AS at FROM steps)";
+    let doing = "looking for the next due step";
+    let mut statement = connection.prepare_cached(sql).context(doing)?;
+    let read = |row: &rusqlite::Row<'_>| Ok(Columns { table: "steps", row }.time_or_null("at"));
+    statement.query_row([], read).context(doing)?
+}
+
+/// Gives the step to a new claim until `until`.
+fn take(connection: &Connection, step: Step, until: Timestamp) -> Result<u64, StoreError> {
+    let mut token = [0; 8];
+    getrandom::fill(&mut token)
+        .map_err(|error| StoreError::Unavailable(anyhow::anyhow!("no random numbers: {error}")))?;
+    let token = u64::from_ne_bytes(token);
+    let sql = "UPDATE steps SET token = ?2, lapse_at = max(lapse_at, ?3), \
+        due_at = CASE WHEN due_at IS NULL THEN NULL ELSE ?3 END WHERE step = ?1";
+    connection
+        .prepare_cached(sql)
+        .and_then(|mut statement| {
+            let until = until.as_millisecond();
+            statement.execute(params![step.to_string(), token.cast_signed(), until])
+        })
+        .context("claiming a step")?;
+    Ok(token)
+}
+
+fn load(connection: &Connection, number: i64) -> Result<Option<StoredLane>, StoreError> {
+    let doing = "reading a lane";
+    let mut statement =
+        connection.prepare_cached("SELECT * FROM lanes WHERE lane = ?1").context(doing)?;
+    let read = |row: &rusqlite::Row<'_>| Ok(Columns { table: "lanes", row }.lane());
+    statement.query_row([number], read).optional().context(doing)?.transpose()
+}
+
+/// Writes a lane, and when a claim need next look at it.
+fn save(connection: &Connection, number: i64, stored: &StoredLane) -> Result<(), StoreError> {
+    let doing = "updating a lane";
+    let sql = "SELECT due_at FROM steps WHERE lane = ?1 AND due_at IS NOT NULL \
+        ORDER BY due_at LIMIT 1";
+    let first_due = numbers(connection, sql, &[number])?.first().copied();
+    // In the past where it has been free for long: readiness is an age, by which lanes take turns.
+    let free_at = stored.lane.free_at(Timestamp::MIN).max(stored.served_at);
+    let ready_at = first_due.map(|due_at| due_at.max(free_at.as_millisecond()));
+    let sql = "UPDATE lanes SET allowance = ?2, failures = ?3, paused_until = ?4, slots = ?5, \
+        served_at = ?6, ready_at = ?7 WHERE lane = ?1";
+    connection
+        .prepare_cached(sql)
+        .and_then(|mut statement| {
+            statement.execute(params![
+                number,
+                stored.lane.allowance,
+                stored.lane.failures,
+                millis(stored.lane.paused_until),
+                write_slots(&stored.lane.slots),
+                stored.served_at.as_millisecond(),
+                ready_at,
+            ])
+        })
+        .map(drop)
+        .context(doing)
+}
+
+fn steps(connection: &Connection, sql: &str, params: &[i64]) -> Result<Vec<Step>, StoreError> {
+    let doing = "looking for due steps";
+    let mut statement = connection.prepare_cached(sql).context(doing)?;
+    let rows = statement
+        .query_map(rusqlite::params_from_iter(params), |row| {
+            Ok(Columns { table: "steps", row }.word("step", Step::parse))
+        })
+        .context(doing)?;
+    rows.map(|row| row.context(doing)?).collect()
+}
+
+fn numbers(connection: &Connection, sql: &str, params: &[i64]) -> Result<Vec<i64>, StoreError> {
+    let doing = "reading the schedule";
+    let mut statement = connection.prepare_cached(sql).context(doing)?;
+    let rows = statement
+        .query_map(rusqlite::params_from_iter(params), |row| row.get(0))
+        .context(doing)?;
+    rows.map(|row| row.context(doing)).collect()
+}
+
+fn count(number: usize) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,41 @@
+//! The tables, and how they came to be.
+
+use rusqlite::Connection;
+
+use super::OpenError;
+
+/// Marks a file as ours: "eBrg".
+const APPLICATION_ID: i32 = 0x6542_7267;
+
+/// Each entry takes the schema one version further; entries are only ever added.
+const MIGRATIONS: &[&str] = &[include_str!("0001_first.sql")];
+
+/// Brings the database up to our version, or refuses it.
+///
+/// Each migration commits together with its version number, so an interrupted start goes on where
+/// it stopped.
+pub(super) fn migrate(connection: &mut Connection) -> Result<(), OpenError> {
+    let pragma = |name: &str| -> rusqlite::Result<i32> {
+        connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get(0))
+    };
+    let (application_id, version) = (pragma("application_id")?, pragma("user_version")?);
+    let tables: i64 =
+        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    let is_new = application_id == 0 && version == 0 && tables == 0;
+    if application_id != APPLICATION_ID && !is_new {
+        return Err(OpenError::NotOurs);
+    }
+    let ours = MIGRATIONS.len();
+    let found = usize::try_from(version).map_err(|_| OpenError::NotOurs)?;
+    if found > ours {
+        return Err(OpenError::NewerVersion { found, ours });
+    }
+    for (index, migration) in MIGRATIONS.iter().enumerate().skip(found) {
+        let transaction = connection.transaction()?;
+        transaction.execute_batch(migration)?;
+        transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+        transaction.pragma_update(None, "user_version", i32::try_from(index + 1).unwrap_or(0))?;
+        transaction.commit()?;
+    }
+    Ok(())
+}

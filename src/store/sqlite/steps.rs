@@ -1,0 +1,315 @@
+//! What the store's methods do inside their transaction.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::error::Context;
+use super::row::Columns;
+use super::{directory, lives, schedule};
+use crate::callback::CallbackId;
+use crate::graph::Credential;
+use crate::lane;
+use crate::operation::after;
+use crate::store::{
+    Amended, Amendment, Attempt, Change, Claim, Claimed, Commit, Committed, Idempotency, Message,
+    Registered, Registration, Step, StoreError, Work,
+};
+use crate::vault::Vault;
+
+pub(super) fn register(
+    database: &Connection,
+    vault: &Vault,
+    policy: &lane::Policy,
+    registration: &Registration,
+) -> Result<Registered, StoreError> {
+    if let Some(idempotency) = &registration.idempotency
+        && let Some(answer) = replayed(database, registration, idempotency)?
+    {
+        return Ok(answer);
+    }
+    let Some(live) = directory::live(database, &registration.caller)? else {
+        return Ok(Registered::CredentialGone);
+    };
+    if let Credential::Connection(it) = &registration.credential
+        && directory::connection(database, vault, &registration.caller, &it.name)?.is_none()
+    {
+        return Ok(Registered::CredentialGone);
+    }
+    let existing = lives::alike(database, registration)?;
+    if existing.is_none() && live >= registration.live_limit {
+        return Ok(Registered::LimitReached);
+    }
+    if let Some(idempotency) = &registration.idempotency {
+        let found = existing.as_ref().map(|it| it.operation.id);
+        let sql = "INSERT INTO idempotency_keys (caller, key, request_digest, operation_id, \
+            answer, first_used_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+        let row = params![
+            registration.caller.as_str(),
+            idempotency.key,
+            idempotency.request.as_slice(),
+            found.unwrap_or(registration.operation.id).to_string(),
+            found.is_none().then_some(idempotency.answer.as_ref()),
+            registration.operation.registered_at.as_millisecond(),
+        ];
+        execute(database, sql, row, "keeping an idempotency key")?;
+    }
+    if let Some(existing) = existing {
+        return Ok(Registered::Existing(Box::new(existing)));
+    }
+    lives::insert_operation(database, vault, policy, registration)?;
+    Ok(Registered::New)
+}
+
+/// What the key stands for already, if it was used before.
+fn replayed(
+    database: &Connection,
+    registration: &Registration,
+    idempotency: &Idempotency,
+) -> Result<Option<Registered>, StoreError> {
+    let doing = "looking for an idempotency key";
+    let sql = "SELECT operation_id, request_digest, answer FROM idempotency_keys \
+        WHERE caller = ?1 AND key = ?2";
+    let mut statement = database.prepare_cached(sql).context(doing)?;
+    let found = statement
+        .query_row([registration.caller.as_str(), &idempotency.key], |row| {
+            let columns = Columns { table: "idempotency_keys", row };
+            let read = || {
+                if columns.get::<[u8; 32]>("request_digest")? != idempotency.request {
+                    return Ok(Registered::KeyReused);
+                }
+                let operation = columns.word("operation_id", |text| text.parse().ok())?;
+                let answer = columns.get::<Option<Vec<u8>>>("answer")?.map(Bytes::from);
+                Ok(Registered::Replayed { operation, answer })
+            };
+            Ok(read())
+        })
+        .optional();
+    found.context(doing)?.transpose()
+}
+
+pub(super) fn claim(
+    database: &Connection,
+    vault: &Vault,
+    policy: &lane::Policy,
+    now: Timestamp,
+    lease: Duration,
+    hands: usize,
+) -> Result<Vec<Claimed>, StoreError> {
+    let mut claimed = Vec::new();
+    for handed_out in schedule::hand_out(database, policy, now, lease, hands)? {
+        let schedule::HandedOut { step, token, lane } = handed_out;
+        let work = match work(database, vault, step, lane.is_none(), now) {
+            Ok(Some(work)) => work,
+            // One row that cannot be read must not keep all others from their steps. It stays
+            // claimed, so it comes up again, and is reported again, once in a lease.
+            Ok(None) | Err(StoreError::Inconsistent { .. }) => {
+                tracing::error!(step = %step, "cannot take the step of {step}: its row is broken");
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        let claim = Claim { step, until: after(now, lease), token, lane };
+        claimed.push(Claimed { claim, work });
+    }
+    Ok(claimed)
+}
+
+fn work(
+    database: &Connection,
+    vault: &Vault,
+    step: Step,
+    lapse: bool,
+    now: Timestamp,
+) -> Result<Option<Work>, StoreError> {
+    match step {
+        Step::Operation(id) => {
+            let Some(tracked) = lives::operation(database, id)? else { return Ok(None) };
+            if lapse {
+                return Ok(Some(Work::LapseOperation(Box::new(tracked))));
+            }
+            let credential = lives::credential(database, vault, &tracked)?;
+            let poll = |credential| Work::Poll { tracked: Box::new(tracked), credential };
+            Ok(credential.map(poll))
+        }
+        Step::Callback(id) => {
+            let Some(stored) = lives::callback(database, id)? else { return Ok(None) };
+            if lapse {
+                return Ok(Some(Work::LapseCallback(stored.callback)));
+            }
+            let secrets = directory::live_secrets(database, vault, &stored.caller, now)?;
+            let (callback, url, body) = (stored.callback, stored.url, stored.body);
+            Ok(Some(Work::Attempt(Box::new(Message { callback, url, body, secrets }))))
+        }
+    }
+}
+
+pub(super) fn commit(
+    database: &Connection,
+    policy: &lane::Policy,
+    commit: &Commit,
+) -> Result<Committed, StoreError> {
+    let claim = &commit.claim;
+    let committed = if schedule::holds(database, claim.step, claim.token)? {
+        change(database, policy, claim, &commit.change)?;
+        Committed::Saved
+    } else {
+        Committed::LeaseLost
+    };
+    // After the change, so that the lane's readiness takes in what is planned on it now.
+    if let Some(lane) = &claim.lane {
+        schedule::settle(database, policy, lane, claim.token, commit.report, commit.at)?;
+    }
+    Ok(committed)
+}
+
+fn change(
+    database: &Connection,
+    policy: &lane::Policy,
+    claim: &Claim,
+    change: &Change,
+) -> Result<(), StoreError> {
+    match (claim.step, change) {
+        (_, Change::Operation { after, body, owed }) => {
+            lives::update_operation(database, policy, after, body.as_ref(), owed.as_ref())?;
+        }
+        (_, Change::Callback { after, attempt }) => {
+            if let Some(attempt) = attempt {
+                insert_attempt(database, after.id, attempt)?;
+            }
+            lives::update_callback(database, policy, after)?;
+        }
+        (Step::Operation(id), Change::HandBack) => {
+            if let Some(tracked) = lives::operation(database, id)? {
+                lives::update_operation(database, policy, &tracked.operation, None, None)?;
+            }
+        }
+        (Step::Callback(id), Change::HandBack) => {
+            if let Some(stored) = lives::callback(database, id)? {
+                lives::update_callback(database, policy, &stored.callback)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn amend(
+    database: &Connection,
+    vault: &Vault,
+    policy: &lane::Policy,
+    amendment: &Amendment,
+) -> Result<Amended, StoreError> {
+    match amendment {
+        Amendment::Operation { before, after, owed, credential } => {
+            let found = lives::operation(database, before.id)?;
+            let Some(tracked) = found.filter(|it| it.operation == *before) else {
+                return Ok(Amended::Overtaken);
+            };
+            if let Some(Credential::Connection(it)) = credential
+                && directory::connection(database, vault, &tracked.caller, &it.name)?.is_none()
+            {
+                return Ok(Amended::CredentialGone);
+            }
+            if let Some(credential) = credential {
+                lives::replace_credential(database, vault, policy, before.id, credential)?;
+            }
+            // Whoever holds the step keeps it, unless the plan is another one now.
+            if before != after {
+                lives::update_operation(database, policy, after, None, owed.as_ref())?;
+            }
+        }
+        Amendment::Callback { before, after } => {
+            let found = lives::callback(database, before.id)?;
+            if found.is_none_or(|it| it.callback != *before) {
+                return Ok(Amended::Overtaken);
+            }
+            lives::update_callback(database, policy, after)?;
+        }
+    }
+    Ok(Amended::Saved)
+}
+
+fn insert_attempt(
+    database: &Connection,
+    id: CallbackId,
+    attempt: &Attempt,
+) -> Result<(), StoreError> {
+    let sql = "INSERT OR REPLACE INTO attempts (operation_id, callback_number, number, at, \
+        took_ms, status, failure, detail, answer) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+    let row = params![
+        id.operation.to_string(),
+        id.number,
+        attempt.number,
+        attempt.at.as_millisecond(),
+        attempt.took_ms,
+        attempt.status,
+        attempt.failure,
+        attempt.detail,
+        attempt.answer.as_ref(),
+    ];
+    execute(database, sql, row, "keeping an attempt")
+}
+
+pub(super) fn attempts(
+    database: &Connection,
+    id: CallbackId,
+    limit: u32,
+) -> Result<Vec<Attempt>, StoreError> {
+    let doing = "reading attempts";
+    let sql = "SELECT * FROM attempts WHERE operation_id = ?1 AND callback_number = ?2 \
+        ORDER BY number DESC LIMIT ?3";
+    let mut statement = database.prepare_cached(sql).context(doing)?;
+    let rows = statement
+        .query_map(params![id.operation.to_string(), id.number, limit], |row| {
+            let columns = Columns { table: "attempts", row };
+            let read = || {
+                Ok(Attempt {
+                    number: columns.get("number")?,
+                    at: columns.time("at")?,
+                    took_ms: columns.get("took_ms")?,
+                    status: columns.get("status")?,
+                    failure: columns.get("failure")?,
+                    detail: columns.get("detail")?,
+                    answer: columns.get::<Vec<u8>>("answer")?.into(),
+                })
+            };
+            Ok(read())
+        })
+        .context(doing)?;
+    let mut attempts: Vec<Attempt> =
+        rows.map(|row| row.context(doing)?).collect::<Result<_, _>>()?;
+    attempts.reverse();
+    Ok(attempts)
+}
+
+pub(super) fn forget(
+    database: &Connection,
+    before: Timestamp,
+    keys_before: Timestamp,
+    limit: u32,
+) -> Result<u32, StoreError> {
+    // Callbacks and attempts go with their operation.
+    let sql = "DELETE FROM operations WHERE id IN (SELECT id FROM operations \
+        WHERE rested_at < ?1 AND NOT EXISTS (SELECT 1 FROM callbacks \
+        WHERE operation_id = operations.id AND (rested_at IS NULL OR rested_at >= ?1)) LIMIT ?2)";
+    let forgotten = database
+        .prepare_cached(sql)
+        .and_then(|mut it| it.execute(params![before.as_millisecond(), limit]))
+        .context("forgetting operations")?;
+    let sql = "DELETE FROM idempotency_keys WHERE (caller, key) IN (SELECT caller, key \
+        FROM idempotency_keys WHERE first_used_at < ?1 LIMIT ?2)";
+    let row = params![keys_before.as_millisecond(), limit];
+    execute(database, sql, row, "forgetting idempotency keys")?;
+    Ok(u32::try_from(forgotten).unwrap_or(u32::MAX))
+}
+
+fn execute(
+    database: &Connection,
+    sql: &str,
+    params: impl rusqlite::Params,
+    doing: &'static str,
+) -> Result<(), StoreError> {
+    database.prepare_cached(sql).and_then(|mut it| it.execute(params)).map(drop).context(doing)
+}

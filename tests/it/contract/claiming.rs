@@ -1,0 +1,290 @@
+//! Who may take which step, and when.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use engagement_bridge::callback::Reply;
+use engagement_bridge::graph::Credential;
+use engagement_bridge::lane::Report;
+use engagement_bridge::operation::{Answer, OperationId, State};
+use engagement_bridge::store::{
+    Amended, Amendment, Change, Claimed, Commit, Committed, Step, Work,
+};
+use secrecy::ExposeSecret;
+
+use super::{Bench, LEASE, attempted, decided, laws, polled};
+use crate::support::{NOON, after, caller, connection, registration, seconds, token};
+
+laws![
+    nothing_is_claimed_before_it_is_due,
+    a_claimed_step_is_nobody_elses_until_the_lease_ends,
+    a_commit_without_the_newest_token_changes_nothing,
+    a_step_handed_back_is_due_again,
+    no_more_is_claimed_than_there_are_hands,
+    a_graph_lane_holds_its_budget_in_any_window,
+    a_slot_counts_from_the_answer_not_from_the_claim,
+    a_throttled_lane_pauses_and_no_other,
+    a_callback_lane_widens_with_success_and_narrows_with_failure,
+    lanes_take_turns,
+    what_lapses_needs_no_lane,
+    a_poll_comes_with_its_credential,
+    a_new_credential_leaves_the_holder_its_step,
+];
+
+const POLL: Answer = Answer::StillRunning { retry_after: None };
+
+fn steps(claimed: &[Claimed]) -> BTreeSet<Step> {
+    claimed.iter().map(|it| it.claim.step).collect()
+}
+
+/// A registration on a lane of its own.
+fn on_lane(n: u32, lane: &str) -> engagement_bridge::store::Registration {
+    let mut registration = registration(n);
+    registration.credential = token(lane, after(100_000));
+    registration
+}
+
+async fn nothing_is_claimed_before_it_is_due(bench: &Bench) {
+    assert_eq!(bench.next_due().await.unwrap(), None);
+    bench.keep([registration(1)]).await;
+    let due = registration(1).operation.agenda().step_at.unwrap();
+    assert_eq!(bench.next_due().await.unwrap(), Some(due));
+    let early = due - Duration::from_millis(1);
+    assert!(bench.claim_at(early, 10).await.is_empty());
+    assert_eq!(bench.claim_at(due, 10).await.len(), 1);
+}
+
+async fn a_claimed_step_is_nobody_elses_until_the_lease_ends(bench: &Bench) {
+    bench.keep([registration(1)]).await;
+    let claimed = bench.claim_one(after(60)).await;
+    let until = after(60) + LEASE;
+    assert_eq!(claimed.claim.until, until);
+    assert!(bench.claim_at(until - Duration::from_millis(1), 10).await.is_empty());
+    let next_due = bench.next_due().await.unwrap().unwrap();
+    assert!(next_due <= until, "{next_due} would be too late");
+
+    // The slot of a claim that was never heard of again counts for a window longer.
+    let again = bench.claim_at(until, 10).await;
+    assert_eq!(steps(&again), BTreeSet::from([Step::Operation(OperationId(1))]));
+}
+
+async fn a_commit_without_the_newest_token_changes_nothing(bench: &Bench) {
+    bench.keep([registration(1)]).await;
+    let stalled = bench.claim_one(after(60)).await;
+    let successor = bench.claim_one(after(60) + LEASE).await;
+    let now = after(130);
+    let late = polled(stalled, Answer::Gone, now);
+    assert_eq!(bench.commit_one(late).await, Committed::LeaseLost);
+    let stands = bench.operation(OperationId(1)).await.unwrap().unwrap();
+    assert_eq!((stands.operation.polls, stands.last_body), (0, None));
+    assert_eq!(bench.commit_one(polled(successor, POLL, now)).await, Committed::Saved);
+    assert_eq!(bench.operation(OperationId(1)).await.unwrap().unwrap().operation.polls, 1);
+}
+
+async fn a_step_handed_back_is_due_again(bench: &Bench) {
+    bench.keep([registration(1)]).await;
+    let now = after(60);
+    let Claimed { claim, .. } = bench.claim_one(now).await;
+    let commit = Commit { claim, change: Change::HandBack, report: Report::Unused, at: now };
+    assert_eq!(bench.commit_one(commit).await, Committed::Saved);
+    let again = bench.claim_one(now).await;
+    bench.commit_one(polled(again, Answer::Gone, now)).await;
+    let Claimed { claim, .. } = bench.claim_one(now).await;
+    assert!(matches!(claim.step, Step::Callback(_)));
+    let commit = Commit { claim, change: Change::HandBack, report: Report::Unused, at: now };
+    assert_eq!(bench.commit_one(commit).await, Committed::Saved);
+    bench.claim_one(now).await;
+}
+
+async fn no_more_is_claimed_than_there_are_hands(bench: &Bench) {
+    bench.keep((1..=9).map(|n| on_lane(n, &format!("lane-{}", n % 3)))).await;
+    let now = after(60);
+    let mut seen = BTreeSet::new();
+    for hands in [0, 1, 3, 4, 9] {
+        let claimed = bench.claim_at(now, hands).await;
+        assert!(claimed.len() <= hands);
+        for step in steps(&claimed) {
+            assert!(seen.insert(step), "{step} was claimed twice");
+        }
+    }
+    assert_eq!(seen.len(), 9);
+}
+
+async fn a_graph_lane_holds_its_budget_in_any_window(bench: &Bench) {
+    bench.keep((1..=20).map(registration)).await;
+    let now = after(60);
+    let first = bench.claim_at(now, 100).await;
+    assert_eq!(first.len(), 8);
+    for claimed in first {
+        bench.commit_one(polled(claimed, POLL, now)).await;
+    }
+    let full = bench.next_due().await.unwrap().unwrap();
+    assert!(full <= after(90));
+    assert!(bench.claim_at(after(89), 100).await.is_empty());
+    assert_eq!(bench.claim_at(after(90), 100).await.len(), 8);
+}
+
+async fn a_slot_counts_from_the_answer_not_from_the_claim(bench: &Bench) {
+    bench.keep((1..=16).map(registration)).await;
+    let mut first = bench.claim_at(after(60), 100).await;
+    // One answer comes after 20 s; the other seven never come.
+    let commit = polled(first.remove(0), POLL, after(80));
+    bench.commit_one(commit).await;
+    assert!(bench.claim_at(after(109), 100).await.is_empty());
+    assert_eq!(bench.claim_at(after(110), 100).await.len(), 1);
+    // A lost claim counts for its lease and a window, for it may have left in its last moment.
+    let lost_until = after(60) + LEASE + seconds(30);
+    let before = lost_until - Duration::from_millis(1);
+    assert!(bench.claim_at(before, 100).await.is_empty());
+    assert_eq!(bench.claim_at(lost_until, 100).await.len(), 7);
+}
+
+async fn a_throttled_lane_pauses_and_no_other(bench: &Bench) {
+    bench.keep((1..=3).map(|n| on_lane(n, "throttled"))).await;
+    bench.keep((4..=5).map(|n| on_lane(n, "calm"))).await;
+    let now = after(60);
+    let mut claimed = bench.claim_at(now, 2).await;
+    assert_eq!(claimed.len(), 2, "each lane gets some");
+    let throttled = claimed
+        .iter()
+        .position(|it| matches!(it.claim.step, Step::Operation(OperationId(1..=3))))
+        .unwrap();
+    let retry_after = Some(seconds(600));
+    let commit = polled(claimed.remove(throttled), Answer::Throttled { retry_after }, now);
+    bench.commit_one(commit).await;
+
+    let left: Vec<Step> = steps(&bench.claim_at(now, 100).await).into_iter().collect();
+    assert_eq!(left.len(), 1, "{left:?}");
+    assert!(matches!(left[0], Step::Operation(OperationId(4..=5))));
+    let waiting = |claimed: Vec<Claimed>| {
+        claimed
+            .into_iter()
+            .filter(|it| matches!(it.claim.step, Step::Operation(OperationId(1..=3))))
+            .count()
+    };
+    assert_eq!(waiting(bench.claim_at(after(659), 100).await), 0);
+    assert!(bench.next_due().await.unwrap().unwrap() <= after(660));
+    assert_eq!(waiting(bench.claim_at(after(660), 100).await), 2, "all but the one that polled");
+}
+
+async fn a_callback_lane_widens_with_success_and_narrows_with_failure(bench: &Bench) {
+    // Distinct Graph lanes, so that all can be settled at once; one receiver.
+    bench.keep((1..=40).map(|n| on_lane(n, &format!("lane-{n}")))).await;
+    let mut now = after(60);
+    for claimed in bench.claim_at(now, 100).await {
+        bench.commit_one(polled(claimed, Answer::Gone, now)).await;
+    }
+    let mut widths = Vec::new();
+    for _ in 0..4 {
+        let claimed = bench.claim_at(now, 100).await;
+        widths.push(claimed.len());
+        for claimed in claimed {
+            bench.commit_one(attempted(claimed, Reply::Accepted, now)).await;
+        }
+    }
+    assert_eq!(widths, [1, 2, 8, 16]);
+
+    let mut claimed = bench.claim_at(now, 100).await;
+    let failed = Reply::Unwell { retry_after: None };
+    bench.commit_one(attempted(claimed.remove(0), failed, now)).await;
+    for claimed in claimed {
+        let commit = attempted(claimed, Reply::Refused { retry_after: None }, now);
+        bench.commit_one(commit).await;
+    }
+    assert!(bench.claim_at(now, 100).await.is_empty(), "paused");
+    // By then all thirteen are due again.
+    now += seconds(30);
+    assert_eq!(bench.claim_at(now, 100).await.len(), 1, "one probe");
+}
+
+async fn lanes_take_turns(bench: &Bench) {
+    // One lane has much waiting since long ago; nine have one step each, due later.
+    bench.keep((1..=8).map(|n| on_lane(n, "long"))).await;
+    for n in 11..=19 {
+        let mut late = on_lane(n, &format!("short-{n}"));
+        if let State::Watching(watch) = &mut late.operation.state {
+            watch.next_poll_at = after(30 + u64::from(n));
+        }
+        bench.keep([late]).await;
+    }
+    let mut served = BTreeSet::new();
+    for turn in 0..10 {
+        let now = after(100) + Duration::from_millis(turn);
+        let claimed = bench.claim_one(now).await;
+        served.insert(match claimed.claim.step {
+            Step::Operation(OperationId(n)) if n <= 8 => 0,
+            Step::Operation(OperationId(n)) => n,
+            Step::Callback(_) => unreachable!("nothing is owed"),
+        });
+        bench.commit_one(polled(claimed, POLL, now)).await;
+    }
+    assert_eq!(served.len(), 10, "ten lanes, ten turns, each served once: {served:?}");
+}
+
+async fn what_lapses_needs_no_lane(bench: &Bench) {
+    bench.keep((1..=3).map(registration)).await;
+    let now = after(60);
+    for claimed in bench.claim_at(now, 3).await {
+        let retry_after = Some(seconds(3_600));
+        bench.commit_one(polled(claimed, Answer::Throttled { retry_after }, now)).await;
+    }
+    let deadline = NOON + Duration::from_hours(24);
+    let just_before = deadline - Duration::from_millis(1);
+    for claimed in bench.claim_at(just_before, 10).await {
+        // The lane is free again by then; whoever polls now dies with the claim.
+        assert!(matches!(claimed.work, Work::Poll { .. }));
+    }
+    assert!(bench.claim_at(deadline, 10).await.is_empty(), "the holders may still succeed");
+    let lapsed = bench.claim_at(deadline + LEASE, 10).await;
+    assert_eq!(lapsed.len(), 3);
+    for Claimed { claim, work } in lapsed {
+        let Work::LapseOperation(tracked) = work else { panic!("a lapse, not {work:?}") };
+        let at = deadline + LEASE;
+        let change = decided(&tracked.operation, engagement_bridge::operation::Event::Lapsed, at);
+        let commit = Commit { claim, change, report: Report::Unused, at };
+        assert_eq!(bench.commit_one(commit).await, Committed::Saved);
+    }
+}
+
+async fn a_poll_comes_with_its_credential(bench: &Bench) {
+    bench.keep([on_lane(1, "handed-in")]).await;
+    bench.keep([registration(2)]).await;
+    let secret = secrecy::SecretString::from("replaced");
+    let contoso = caller("contoso");
+    assert!(bench.replace_client_secret(&contoso, "contoso", &secret).await.unwrap());
+    for claimed in bench.claim_at(after(60), 10).await {
+        let Work::Poll { tracked, credential } = claimed.work else { panic!("two polls") };
+        match credential {
+            Credential::Token(token) => {
+                assert_eq!(tracked.operation.id, OperationId(1));
+                assert_eq!(token.secret.expose_secret(), "handed-in");
+                assert_eq!(token.expires_at, after(100_000));
+            }
+            Credential::Connection(found) => {
+                assert_eq!(found.tenant, connection("contoso").tenant);
+                assert_eq!(found.client_secret.expose_secret(), "replaced");
+            }
+        }
+    }
+}
+
+async fn a_new_credential_leaves_the_holder_its_step(bench: &Bench) {
+    bench.keep([on_lane(1, "old")]).await;
+    let holder = bench.claim_one(after(60)).await;
+    let before = bench.operation(OperationId(1)).await.unwrap().unwrap().operation;
+    let renew = Amendment::Operation {
+        before: before.clone(),
+        after: before,
+        owed: None,
+        credential: Some(token("new", after(200_000))),
+    };
+    assert_eq!(bench.amend(renew).await.unwrap(), Amended::Saved);
+    // A second poll now would be one too soon.
+    assert!(bench.claim_at(after(61), 10).await.is_empty());
+    assert_eq!(bench.commit_one(polled(holder, POLL, after(62))).await, Committed::Saved);
+    let again = bench.claim_one(after(120)).await;
+    let Work::Poll { credential: Credential::Token(token), .. } = again.work else {
+        panic!("a poll with a token");
+    };
+    assert_eq!(token.secret.expose_secret(), "new");
+}

@@ -1,0 +1,297 @@
+//! What is kept, found again, and forgotten.
+
+use engagement_bridge::callback::Reply;
+use engagement_bridge::graph::Credential;
+use engagement_bridge::operation::{self, Decision, Event, OperationId, Outcome, State, decide};
+use engagement_bridge::store::{
+    Amended, Amendment, CallbackFilter, Committed, Idempotency, Identity, OperationFilter, Page,
+    Registered, Work,
+};
+
+use super::{Bench, attempted, laws, polled};
+use crate::support::{
+    after, body, caller, connection, registration, seconds, token, NOON,
+};
+
+laws![
+    a_registered_operation_is_read_back_whole,
+    the_same_operation_is_not_kept_twice_while_it_lives,
+    an_idempotency_key_stands_for_its_first_request,
+    a_caller_cannot_have_more_live_operations_than_allowed,
+    a_registration_needs_its_caller_and_connection,
+    a_settled_operation_and_its_callback_appear_together,
+    an_amendment_needs_the_operation_to_be_what_it_was_taken_for,
+    a_cancelled_operation_is_at_rest,
+    attempts_are_kept_in_order,
+    lists_are_paged_newest_first_and_filtered,
+    what_rests_is_forgotten_in_time_and_nothing_else,
+];
+
+async fn a_registered_operation_is_read_back_whole(bench: &Bench) {
+    let mut by_token = registration(1);
+    by_token.credential = token("secret-token", after(3_600));
+    by_token.client_state = Some("order-42".to_owned());
+    bench.keep([by_token.clone(), registration(2)]).await;
+
+    let kept = bench.operation(OperationId(1)).await.unwrap().unwrap();
+    assert_eq!(kept.operation, by_token.operation);
+    assert_eq!(kept.caller, caller("contoso"));
+    assert_eq!(kept.reference, by_token.reference);
+    assert_eq!(kept.identity, Identity::HandedIn { expires_at: after(3_600) });
+    assert_eq!(kept.callback_url, by_token.callback_url);
+    assert_eq!(kept.client_state.as_deref(), Some("order-42"));
+    assert_eq!(kept.last_body, None);
+
+    let other = bench.operation(OperationId(2)).await.unwrap().unwrap();
+    assert_eq!(other.identity, Identity::Connection("contoso".to_owned()));
+    assert!(bench.operation(OperationId(3)).await.unwrap().is_none());
+}
+
+async fn the_same_operation_is_not_kept_twice_while_it_lives(bench: &Bench) {
+    bench.keep([registration(1)]).await;
+    let mut again = registration(2);
+    again.reference = registration(1).reference;
+    let Registered::Existing(found) = bench.register_one(again.clone()).await else {
+        panic!("the operation is there already");
+    };
+    assert_eq!(found.operation.id, OperationId(1));
+
+    let mut for_another_purpose = again.clone();
+    for_another_purpose.client_state = Some(String::new());
+    for_another_purpose.operation.id = OperationId(3);
+    bench.keep([for_another_purpose]).await;
+
+    let now = after(60);
+    for claimed in bench.claim_at(now, 10).await {
+        let answer = operation::Answer::Gone;
+        assert_eq!(bench.commit_one(polled(claimed, answer, now)).await, Committed::Saved);
+    }
+    again.operation.id = OperationId(4);
+    bench.keep([again]).await;
+}
+
+async fn an_idempotency_key_stands_for_its_first_request(bench: &Bench) {
+    let with_key = |n, request: u8| {
+        let mut registration = registration(n);
+        registration.idempotency = Some(Idempotency {
+            key: "key".to_owned(),
+            request: [request; 32],
+            answer: body(&format!("answer {n}")),
+        });
+        registration
+    };
+    bench.keep([with_key(1, 1)]).await;
+
+    let Registered::Replayed { operation, answer } = bench.register_one(with_key(2, 1)).await else {
+        panic!("the key was used before");
+    };
+    assert_eq!((operation, answer), (OperationId(1), Some(body("answer 1"))));
+    let reused = bench.register_one(with_key(3, 2)).await;
+    assert!(matches!(reused, Registered::KeyReused), "{reused:?}");
+    assert!(bench.operation(OperationId(2)).await.unwrap().is_none());
+    assert!(bench.operation(OperationId(3)).await.unwrap().is_none());
+
+    // A key whose first request found an operation stands for that one.
+    let mut found = with_key(4, 4);
+    found.reference = registration(1).reference;
+    if let Some(idempotency) = &mut found.idempotency {
+        idempotency.key = "another".to_owned();
+    }
+    assert!(matches!(bench.register_one(found.clone()).await, Registered::Existing(_)));
+    let Registered::Replayed { operation, answer: None } = bench.register_one(found).await else {
+        panic!("the key was used before");
+    };
+    assert_eq!(operation, OperationId(1));
+}
+
+async fn a_caller_cannot_have_more_live_operations_than_allowed(bench: &Bench) {
+    let limited = |n| {
+        let mut registration = registration(n);
+        registration.live_limit = 2;
+        registration
+    };
+    bench.keep([limited(1), limited(2)]).await;
+    assert!(matches!(bench.register_one(limited(3)).await, Registered::LimitReached));
+    let mut known = limited(4);
+    known.reference = registration(1).reference;
+    assert!(matches!(bench.register_one(known).await, Registered::Existing(_)));
+
+    let now = after(60);
+    let claimed = bench.claim_one(now).await;
+    bench.commit_one(polled(claimed, operation::Answer::Gone, now)).await;
+    bench.keep([limited(5)]).await;
+    assert!(matches!(bench.register_one(limited(6)).await, Registered::LimitReached));
+}
+
+async fn a_registration_needs_its_caller_and_connection(bench: &Bench) {
+    let mut strange = registration(1);
+    strange.credential = Credential::Connection(connection("fabrikam").into());
+    assert!(matches!(bench.register_one(strange).await, Registered::CredentialGone));
+    let mut strange = registration(2);
+    strange.caller = caller("fabrikam");
+    assert!(matches!(bench.register_one(strange).await, Registered::CredentialGone));
+    assert!(bench.operation(OperationId(1)).await.unwrap().is_none());
+    assert_eq!(bench.next_due().await.unwrap(), None);
+}
+
+async fn a_settled_operation_and_its_callback_appear_together(bench: &Bench) {
+    bench.keep([registration(1)]).await;
+    let now = after(60);
+    let id = bench.settle_one(now).await;
+
+    let tracked = bench.operation(OperationId(1)).await.unwrap().unwrap();
+    assert_eq!(tracked.operation.outcome(), Some(Outcome::Succeeded));
+    assert_eq!(tracked.operation.polls, 1);
+    assert_eq!(tracked.last_body, Some(body("{\"id\":\"x\"}")));
+    let stored = bench.callback(id).await.unwrap().unwrap();
+    assert_eq!(stored.callback.owed_at, now);
+    assert_eq!(stored.notice.0, "succeeded");
+    assert_eq!(stored.url, tracked.callback_url);
+    assert_eq!(stored.body, body("{\"it\":\"is told\"}"));
+
+    let Work::Attempt(message) = bench.claim_one(now).await.work else {
+        panic!("the callback is due at once");
+    };
+    assert_eq!((message.callback.id, message.body), (id, body("{\"it\":\"is told\"}")));
+    assert_eq!(message.secrets.len(), 1);
+}
+
+async fn an_amendment_needs_the_operation_to_be_what_it_was_taken_for(bench: &Bench) {
+    bench.keep([registration(1)]).await;
+    let taken_for = bench.operation(OperationId(1)).await.unwrap().unwrap().operation;
+    bench.settle_one(after(60)).await;
+
+    let mut after_it = taken_for.clone();
+    after_it.state = State::Cancelled { at: after(61) };
+    let cancel = Amendment::Operation {
+        before: taken_for,
+        after: after_it,
+        owed: None,
+        credential: None,
+    };
+    assert_eq!(bench.amend(cancel).await.unwrap(), Amended::Overtaken);
+    let stands = bench.operation(OperationId(1)).await.unwrap().unwrap().operation;
+    assert_eq!(stands.outcome(), Some(Outcome::Succeeded));
+
+    let strange = Amendment::Operation {
+        before: stands.clone(),
+        after: stands,
+        owed: None,
+        credential: Some(Credential::Connection(connection("fabrikam").into())),
+    };
+    assert_eq!(bench.amend(strange).await.unwrap(), Amended::CredentialGone);
+}
+
+async fn a_cancelled_operation_is_at_rest(bench: &Bench) {
+    bench.keep([registration(1)]).await;
+    let in_flight = bench.claim_one(after(60)).await;
+    let before = bench.operation(OperationId(1)).await.unwrap().unwrap().operation;
+    let policy = operation::Policy::default();
+    let Decision::Become(cancelled, owed) =
+        decide(&policy, &before, Event::CancelRequested, after(61))
+    else {
+        panic!("a watched operation can be cancelled");
+    };
+    assert_eq!(owed, None);
+    let cancel = Amendment::Operation { before, after: cancelled, owed: None, credential: None };
+    assert_eq!(bench.amend(cancel).await.unwrap(), Amended::Saved);
+
+    // Whoever was about to say how it ended comes too late.
+    let late = polled(in_flight, operation::Answer::Gone, after(62));
+    assert_eq!(bench.commit_one(late).await, Committed::LeaseLost);
+    let stands = bench.operation(OperationId(1)).await.unwrap().unwrap().operation;
+    assert_eq!(stands.state, State::Cancelled { at: after(61) });
+    assert!(bench.claim_at(after(1_000_000), 10).await.is_empty());
+    assert_eq!(bench.next_due().await.unwrap(), None);
+}
+
+async fn attempts_are_kept_in_order(bench: &Bench) {
+    bench.keep([registration(1)]).await;
+    let mut now = after(60);
+    let id = bench.settle_one(now).await;
+    for _ in 0..3 {
+        let refused = Reply::Refused { retry_after: None };
+        let commit = attempted(bench.claim_one(now).await, refused, now);
+        assert_eq!(bench.commit_one(commit).await, Committed::Saved);
+        now += seconds(100_000);
+    }
+    let numbers = |limit| async move {
+        let attempts = bench.attempts(id, limit).await.unwrap();
+        attempts.iter().map(|attempt| attempt.number).collect::<Vec<_>>()
+    };
+    assert_eq!(numbers(10).await, [1, 2, 3]);
+    assert_eq!(numbers(2).await, [2, 3]);
+    let attempt = bench.attempts(id, 1).await.unwrap().remove(0);
+    assert_eq!((attempt.took_ms, attempt.status, attempt.answer), (12, Some(200), body("fine")));
+    assert_eq!(bench.callback(id).await.unwrap().unwrap().callback.attempts, 3);
+}
+
+async fn lists_are_paged_newest_first_and_filtered(bench: &Bench) {
+    bench.keep((1..=5).map(registration)).await;
+    let contoso = caller("contoso");
+    let ids = |filter: OperationFilter, after: Option<u128>, limit| {
+        let (contoso, page) = (contoso.clone(), Page { after: after.map(OperationId), limit });
+        async move {
+            let listed = bench.operations(&contoso, filter, page).await.unwrap();
+            listed.iter().map(|it| it.operation.id.0).collect::<Vec<_>>()
+        }
+    };
+    let all = OperationFilter::default;
+    assert_eq!(ids(all(), None, 2).await, [5, 4]);
+    assert_eq!(ids(all(), Some(4), 2).await, [3, 2]);
+    assert_eq!(ids(all(), Some(2), 2).await, [1]);
+    assert_eq!(ids(OperationFilter { state: Some("settled") }, None, 9).await, [0; 0]);
+
+    let now = after(60);
+    for claimed in bench.claim_at(now, 2).await {
+        bench.commit_one(polled(claimed, operation::Answer::Gone, now)).await;
+    }
+    let settled = ids(OperationFilter { state: Some("settled") }, None, 9).await;
+    assert_eq!(settled.len(), 2);
+    assert_eq!(ids(OperationFilter { state: Some("watching") }, None, 9).await.len(), 3);
+
+    let listed = |filter: CallbackFilter, after, limit| {
+        let (contoso, page) = (contoso.clone(), Page { after, limit });
+        async move {
+            let listed = bench.callbacks(&contoso, filter, page).await.unwrap();
+            listed.into_iter().map(|it| it.callback.id).collect::<Vec<_>>()
+        }
+    };
+    let owed = listed(CallbackFilter::default(), None, 9).await;
+    assert_eq!(owed.iter().map(|id| id.operation.0).collect::<Vec<_>>(), settled);
+    assert_eq!(listed(CallbackFilter::default(), None, 1).await, owed[..1]);
+    assert_eq!(listed(CallbackFilter::default(), Some(owed[0]), 9).await, owed[1..]);
+    let of_one = CallbackFilter { operation: Some(owed[1].operation), ..CallbackFilter::default() };
+    assert_eq!(listed(of_one, None, 9).await, owed[1..]);
+    let delivered = CallbackFilter { state: Some("delivered"), ..CallbackFilter::default() };
+    assert_eq!(listed(delivered, None, 9).await, []);
+    let (fabrikam, page) = (caller("fabrikam"), Page { after: None, limit: 9 });
+    assert!(bench.operations(&fabrikam, all(), page).await.unwrap().is_empty());
+}
+
+async fn what_rests_is_forgotten_in_time_and_nothing_else(bench: &Bench) {
+    let mut keyed = registration(1);
+    keyed.idempotency =
+        Some(Idempotency { key: "key".to_owned(), request: [1; 32], answer: body("first") });
+    bench.keep([keyed.clone()]).await;
+    // The first is told of and done with; the second's callback is still owed.
+    bench.settle_one(after(60)).await;
+    let now = after(61);
+    let told = bench.claim_one(now).await;
+    bench.commit_one(attempted(told, Reply::Accepted, now)).await;
+    bench.keep([registration(2)]).await;
+    bench.settle_one(now).await;
+
+    assert_eq!(bench.forget(now, NOON, now, 10).await.unwrap(), 0, "it rests since now only");
+    assert_eq!(bench.forget(after(62), NOON, now, 10).await.unwrap(), 1);
+    assert!(bench.operation(OperationId(1)).await.unwrap().is_none());
+    assert!(bench.operation(OperationId(2)).await.unwrap().is_some());
+
+    // What deduplicates outlives what it deduplicates, and goes in its own time.
+    keyed.operation.id = OperationId(9);
+    assert!(matches!(bench.register_one(keyed.clone()).await, Registered::Replayed { .. }));
+    bench.forget(NOON, after(1), now, 10).await.unwrap();
+    bench.keep([keyed]).await;
+    let due = bench.claim_at(after(120), 10).await;
+    assert!(due.iter().any(|it| matches!(it.work, Work::Attempt(_))), "still owed");
+}

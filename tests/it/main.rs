@@ -1,0 +1,13 @@
+//! One test binary: links once, runs in parallel, and reads as the table of contents.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on should say so at once"
+)]
+
+mod contract;
+mod lanes;
+mod rules;
+mod support;
