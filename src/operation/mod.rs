@@ -24,7 +24,7 @@ pub use decide::{
     Answer, Decision, Event, Hindrance, Ignored, Owed, Renewal, Verdict, decide, register,
 };
 pub use identity::{InvalidId, OperationId};
-pub(crate) use schedule::after;
+pub(crate) use schedule::{after, before, elapsed};
 pub use schedule::{Cadence, Policy, jittered};
 
 /// One operation of Graph on its way to an outcome.

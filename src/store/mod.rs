@@ -72,7 +72,10 @@ pub trait Store: Send + Sync {
 
     /// Spends claims on what came of their steps, all in one transaction, and answers for each in
     /// order. A callback that a change owes is due from then on.
-    async fn commit(&self, commits: Vec<Commit>) -> Result<Vec<Committed>, StoreError>;
+    ///
+    /// Shared rather than given away, so that one that failed can be tried again; what had taken
+    /// effect after all is then [`Committed::LeaseLost`].
+    async fn commit(&self, commits: Arc<Vec<Commit>>) -> Result<Vec<Committed>, StoreError>;
 
     /// When [`Store::claim`] may next find something, so that nobody need ask before. It may be
     /// too early by a little, never too late.

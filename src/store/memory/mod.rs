@@ -4,7 +4,7 @@
 mod directory;
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -296,10 +296,10 @@ impl Rows {
         );
     }
 
-    fn commit(&mut self, policy: &lane::Policy, commit: Commit) -> Committed {
+    fn commit(&mut self, policy: &lane::Policy, commit: &Commit) -> Committed {
         let Commit { claim, change, report, at } = commit;
         if let Some(name) = &claim.lane {
-            self.lane(policy, name).lane.settle(policy, claim.token, report, at);
+            self.lane(policy, name).lane.settle(policy, claim.token, *report, *at);
         }
         let newest = |held: Option<Held>| held.is_some_and(|held| held.token == claim.token);
         match (claim.step, change) {
@@ -309,9 +309,9 @@ impl Rows {
                 };
                 row.held = None;
                 if let Change::Operation { after, body, owed } = change {
-                    row.tracked.operation = after;
-                    row.tracked.last_body = body.or(row.tracked.last_body.take());
-                    if let Some(owed) = owed {
+                    row.tracked.operation = after.clone();
+                    row.tracked.last_body = body.clone().or(row.tracked.last_body.take());
+                    if let Some(owed) = owed.clone() {
                         self.owe(policy, id, owed);
                     }
                 }
@@ -322,8 +322,8 @@ impl Rows {
                 };
                 row.held = None;
                 if let Change::Callback { after, attempt } = change {
-                    row.stored.callback = after;
-                    row.attempts.extend(attempt);
+                    row.stored.callback = after.clone();
+                    row.attempts.extend(attempt.clone());
                 }
             }
         }
@@ -383,9 +383,9 @@ impl Store for MemoryStore {
         Ok(claimed)
     }
 
-    async fn commit(&self, commits: Vec<Commit>) -> Result<Vec<Committed>, StoreError> {
+    async fn commit(&self, commits: Arc<Vec<Commit>>) -> Result<Vec<Committed>, StoreError> {
         let mut rows = self.rows();
-        Ok(commits.into_iter().map(|it| rows.commit(&self.policy, it)).collect())
+        Ok(commits.iter().map(|it| rows.commit(&self.policy, it)).collect())
     }
 
     async fn next_due(&self) -> Result<Option<Timestamp>, StoreError> {

@@ -16,6 +16,7 @@ mod writer;
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -164,7 +165,7 @@ impl Store for SqliteStore {
         self.writer.run(claim).await
     }
 
-    async fn commit(&self, commits: Vec<Commit>) -> Result<Vec<Committed>, StoreError> {
+    async fn commit(&self, commits: Arc<Vec<Commit>>) -> Result<Vec<Committed>, StoreError> {
         let policy = self.policy.clone();
         let commit = move |database: &Connection| {
             commits.iter().map(|it| steps::commit(database, &policy, it)).collect()

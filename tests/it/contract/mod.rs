@@ -87,7 +87,7 @@ impl Bench {
     }
 
     pub(crate) async fn commit_one(&self, commit: Commit) -> Committed {
-        self.commit(vec![commit]).await.unwrap()[0]
+        self.commit(Arc::new(vec![commit])).await.unwrap()[0]
     }
 
     /// Claims the only due step, a poll, and settles its operation as succeeded.

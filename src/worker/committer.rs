@@ -1,0 +1,58 @@
+//! Commits what steps came to, as many at a time as have come up.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use super::Worker;
+use crate::operation::after;
+use crate::store::{Commit, Committed};
+
+const LARGEST_BATCH: usize = 256;
+const SHORTEST_WAIT: Duration = Duration::from_millis(100);
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
+
+impl Worker {
+    /// Commits until there is nobody left who could send another.
+    pub(super) async fn commit_all(self: Arc<Self>, mut queue: mpsc::Receiver<Commit>) {
+        let mut batch = Vec::with_capacity(LARGEST_BATCH);
+        while queue.recv_many(&mut batch, LARGEST_BATCH).await > 0 {
+            self.commit(Arc::new(std::mem::take(&mut batch))).await;
+            // A commit may owe a callback, and frees room on a lane.
+            self.nudge.now();
+        }
+    }
+
+    /// Tries until it works or the leases are over. What was asked or delivered meanwhile would
+    /// otherwise be asked or delivered again.
+    async fn commit(&self, batch: Arc<Vec<Commit>>) {
+        let leases_end = batch.iter().map(|commit| commit.claim.until).max();
+        let mut wait = SHORTEST_WAIT;
+        loop {
+            let error = match self.store.commit(Arc::clone(&batch)).await {
+                Ok(committed) => return report(&batch, &committed),
+                Err(error) => error,
+            };
+            let error = &error as &(dyn std::error::Error + 'static);
+            let next_try = after(self.clock.now(), wait);
+            if leases_end.is_none_or(|end| end <= next_try) {
+                tracing::error!(error, steps = batch.len(), "could not commit: steps will be repeated");
+                return;
+            }
+            tracing::warn!(error, steps = batch.len(), "could not commit yet, trying again");
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(LONGEST_WAIT);
+        }
+    }
+}
+
+fn report(batch: &[Commit], committed: &[Committed]) {
+    for (commit, committed) in batch.iter().zip(committed) {
+        let step = commit.claim.step;
+        match committed {
+            Committed::Saved => {}
+            Committed::LeaseLost => tracing::info!(%step, "someone else got to {step} first"),
+        }
+    }
+}

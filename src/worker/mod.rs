@@ -1,0 +1,178 @@
+//! Acts: claims what is due, takes the steps, commits what came of them.
+//!
+//! One loop for polls and attempts. It takes no hint about what changed: after a restart, or in
+//! another replica, there is none, so the ordinary path is the recovery path. It claims no more
+//! than it has free hands for, because what is claimed waits for nobody else.
+
+mod committer;
+mod retention;
+mod step;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::clock::Clock;
+use crate::courier::Courier;
+use crate::graph::Graph;
+use crate::nudge::Nudge;
+use crate::store::{Claimed, Commit, Store, StoreError};
+use crate::{callback, operation};
+
+pub use retention::{Retention, forget_what_rests};
+
+/// How long the loop sleeps at the most, should a nudge be lost between replicas.
+const LONGEST_SLEEP: Duration = Duration::from_secs(30);
+
+/// How long the loop waits after a claim that failed.
+const AFTER_FAILURE: Duration = Duration::from_secs(1);
+
+/// Between two looks that find nothing, so that a store that errs early cannot make the loop spin.
+const SHORTEST_SLEEP: Duration = Duration::from_millis(5);
+
+/// What the worker acts upon, and by which rules.
+pub struct Worker {
+    pub store: Arc<dyn Store>,
+    pub graph: Arc<dyn Graph>,
+    pub courier: Arc<dyn Courier>,
+    pub clock: Arc<dyn Clock>,
+    pub nudge: Arc<Nudge>,
+    pub operations: operation::Policy,
+    pub callbacks: callback::Policy,
+    pub settings: Settings,
+}
+
+/// How much the worker does at a time, and how long it may take.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Steps in progress at the most.
+    pub hands: usize,
+    /// How long a claim is good for.
+    pub lease: Duration,
+    /// How much of its lease a poll needs when it starts: its hard deadline, and enough for the
+    /// next holder's poll to be far enough away from this one's.
+    pub poll_needs: Duration,
+    /// How much of its lease an attempt needs when it starts: its hard deadline.
+    pub attempt_needs: Duration,
+}
+
+/// The lease is shorter than a step may take, so that two could take the same step at once.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("a lease of {lease:?} is too short: a step may need {needed:?} of it")]
+pub struct LeaseTooShort {
+    pub lease: Duration,
+    pub needed: Duration,
+}
+
+impl Settings {
+    /// Checks that each step fits into its lease with time to spare for starting it.
+    pub fn check(&self) -> Result<(), LeaseTooShort> {
+        let needed = self.poll_needs.max(self.attempt_needs) + Duration::from_secs(5);
+        if self.lease < needed {
+            return Err(LeaseTooShort { lease: self.lease, needed });
+        }
+        Ok(())
+    }
+}
+
+impl Worker {
+    /// Works until `stop`, then lets steps in progress finish for up to `grace`. What is left then
+    /// is left to its lease.
+    pub async fn run(self: Arc<Self>, stop: CancellationToken, grace: Duration) {
+        let steps = TaskTracker::new();
+        let committing = TaskTracker::new();
+        let (commits, queue) = mpsc::channel(self.settings.hands.max(1));
+        committing.spawn(Arc::clone(&self).commit_all(queue));
+        committing.close();
+
+        stop.run_until_cancelled(self.claim_on(&steps, commits.clone())).await;
+
+        drop(commits);
+        steps.close();
+        let in_progress = steps.len();
+        if in_progress > 0 {
+            tracing::info!(in_progress, "finishing steps in progress");
+        }
+        let finished = async {
+            steps.wait().await;
+            committing.wait().await;
+        };
+        if tokio::time::timeout(grace, finished).await.is_err() {
+            tracing::warn!(
+                left = steps.len(),
+                "left steps to their leases: they are taken up again when those end"
+            );
+        }
+    }
+
+    /// Claims and starts steps, for ever.
+    async fn claim_on(self: &Arc<Self>, steps: &TaskTracker, commits: mpsc::Sender<Commit>) {
+        let hands = Arc::new(Semaphore::new(self.settings.hands.max(1)));
+        loop {
+            // Taken before looking, so that nobody's nudge falls between looking and sleeping.
+            let mut nudged = std::pin::pin!(self.nudge.nudged());
+            nudged.as_mut().enable();
+            // Others only ever give hands back, so this errs towards claiming too little.
+            let free = hands.available_permits();
+            if free == 0 {
+                drop(hands.acquire().await);
+                continue;
+            }
+            match self.claim(free).await {
+                Ok(claimed) if claimed.is_empty() => {
+                    let sleep = tokio::time::sleep(self.sleep_for().await);
+                    tokio::select! {
+                        () = nudged => {}
+                        () = sleep => {}
+                    }
+                }
+                Ok(claimed) => {
+                    for claimed in claimed {
+                        let Ok(hand) = Arc::clone(&hands).acquire_owned().await else { return };
+                        steps.spawn(Arc::clone(self).work(claimed, hand, commits.clone()));
+                    }
+                }
+                Err(error) => {
+                    tracing::error!(
+                        error = &error as &(dyn std::error::Error + 'static),
+                        "could not claim what is due"
+                    );
+                    tokio::time::sleep(AFTER_FAILURE).await;
+                }
+            }
+        }
+    }
+
+    async fn claim(&self, free: usize) -> Result<Vec<Claimed>, StoreError> {
+        self.store.claim(self.clock.now(), self.settings.lease, free).await
+    }
+
+    /// How long there will be nothing to do, as far as is known.
+    async fn sleep_for(&self) -> Duration {
+        let now = self.clock.now();
+        let latest = operation::after(now, LONGEST_SLEEP);
+        let until = match self.store.next_due().await {
+            Ok(due) => due.map_or(latest, |due: Timestamp| due.min(latest)),
+            // The claim that follows will tell what is wrong.
+            Err(_) => operation::after(now, AFTER_FAILURE),
+        };
+        self.nudge.sleeping(until);
+        Duration::try_from(until.duration_since(now)).unwrap_or_default().max(SHORTEST_SLEEP)
+    }
+
+    async fn work(
+        self: Arc<Self>,
+        claimed: Claimed,
+        hand: OwnedSemaphorePermit,
+        commits: mpsc::Sender<Commit>,
+    ) {
+        let commit = self.take(claimed).await;
+        // The committer outlives all steps; were it gone, the lease would see to this one.
+        drop(commits.send(commit).await);
+        drop(hand);
+    }
+}

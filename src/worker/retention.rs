@@ -1,0 +1,78 @@
+//! Forgets what has been at rest for long.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::operation::before;
+use crate::store::{Store, StoreError};
+
+/// How long things at rest are remembered.
+#[derive(Clone, Debug)]
+pub struct Retention {
+    /// Operations and their callbacks, after they came to rest.
+    pub operations: Duration,
+    /// Idempotency keys, after they were first used.
+    pub idempotency_keys: Duration,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self {
+            operations: Duration::from_hours(30 * 24),
+            idempotency_keys: Duration::from_hours(48),
+        }
+    }
+}
+
+const BETWEEN_ROUNDS: Duration = Duration::from_mins(10);
+
+/// So few at a time that nobody waits long for the writer.
+const BATCH: u32 = 500;
+
+/// Between batches, so that forgetting a great many leaves the writer to others most of the time.
+const BETWEEN_BATCHES: Duration = Duration::from_millis(100);
+
+/// Forgets in small batches, round after round, until `stop`.
+pub async fn forget_what_rests(
+    store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+    retention: Retention,
+    stop: CancellationToken,
+) {
+    let forgetting = async {
+        loop {
+            match round(store.as_ref(), clock.as_ref(), &retention).await {
+                Ok(0) => {}
+                Ok(forgotten) => tracing::info!(forgotten, "forgot operations long at rest"),
+                Err(error) => tracing::warn!(
+                    error = &error as &(dyn std::error::Error + 'static),
+                    "could not forget what is long at rest, trying again later"
+                ),
+            }
+            tokio::time::sleep(BETWEEN_ROUNDS).await;
+        }
+    };
+    stop.run_until_cancelled(forgetting).await;
+}
+
+async fn round(
+    store: &dyn Store,
+    clock: &dyn Clock,
+    retention: &Retention,
+) -> Result<u64, StoreError> {
+    let mut total = 0;
+    loop {
+        let now = clock.now();
+        let operations = before(now, retention.operations);
+        let keys = before(now, retention.idempotency_keys);
+        let forgotten = store.forget(operations, keys, now, BATCH).await?;
+        total += u64::from(forgotten);
+        if forgotten < BATCH {
+            return Ok(total);
+        }
+        tokio::time::sleep(BETWEEN_BATCHES).await;
+    }
+}

@@ -1,0 +1,154 @@
+//! One step under its lease: act, decide, say what to commit.
+
+use bytes::Bytes;
+use jiff::Timestamp;
+
+use super::Worker;
+use crate::callback::{self, CallbackId};
+use crate::courier::{Letter, Parcel, Receipt, Tracking, compose};
+use crate::graph::{Credential, Inquiry};
+use crate::lane::Report;
+use crate::operation::{Decision, Event, Operation, Owed, decide, elapsed};
+use crate::store::{
+    Attempt, Change, Claim, Claimed, Commit, Identity, Message, OwedCallback, Tracked, Work,
+};
+
+impl Worker {
+    /// Takes the step and says what came of it.
+    pub(super) async fn take(&self, claimed: Claimed) -> Commit {
+        let Claimed { claim, work } = claimed;
+        let left = elapsed(self.clock.now(), claim.until);
+        match work {
+            // Started this late, it could overlap with whoever claims it next.
+            Work::Poll { .. } if left < self.settings.poll_needs => self.hand_back(claim),
+            Work::Attempt(_) if left < self.settings.attempt_needs => self.hand_back(claim),
+            Work::Poll { tracked, credential } => self.poll(claim, &tracked, credential).await,
+            Work::Attempt(message) => self.attempt(claim, *message).await,
+            Work::LapseOperation(tracked) => {
+                let now = self.clock.now();
+                let change = self.happened(&tracked, Event::Lapsed, None, now);
+                Commit { claim, change, report: Report::Unused, at: now }
+            }
+            Work::LapseCallback(callback) => {
+                let now = self.clock.now();
+                let event = callback::Event::Lapsed;
+                let change = self.told(callback::decide(&self.callbacks, &callback, event, now), None);
+                Commit { claim, change, report: Report::Unused, at: now }
+            }
+        }
+    }
+
+    fn hand_back(&self, claim: Claim) -> Commit {
+        tracing::warn!(step = %claim.step, "started {} too late in its lease, handing it back", claim.step);
+        Commit { claim, change: Change::HandBack, report: Report::Unused, at: self.clock.now() }
+    }
+
+    async fn poll(&self, claim: Claim, tracked: &Tracked, credential: Credential) -> Commit {
+        let inquiry = Inquiry {
+            operation: tracked.operation.id,
+            reference: tracked.reference.clone(),
+            credential,
+        };
+        let poll = self.graph.poll(inquiry).await;
+        let at = self.clock.now();
+        let change = self.happened(tracked, poll.event, poll.body, at);
+        Commit { claim, change, report: Report::of_poll(poll.event), at }
+    }
+
+    async fn attempt(&self, claim: Claim, message: Message) -> Commit {
+        let Message { callback, url, body, secrets } = message;
+        let started_at = self.clock.now();
+        let receipt = self.courier.deliver(Parcel { id: callback.id, url, body, secrets }).await;
+        let at = self.clock.now();
+        let event = callback::Event::Attempted(receipt.reply);
+        let report = Report::of_attempt(receipt.reply);
+        let attempt = record(callback.attempts.saturating_add(1), started_at, receipt);
+        let decision = callback::decide(&self.callbacks, &callback, event, at);
+        let change = self.told(decision, Some(attempt));
+        Commit { claim, change, report, at }
+    }
+
+    /// What becomes of an operation, with the callback that it owes from now on.
+    fn happened(
+        &self,
+        tracked: &Tracked,
+        event: Event,
+        body: Option<Bytes>,
+        now: Timestamp,
+    ) -> Change {
+        match decide(&self.operations, &tracked.operation, event, now) {
+            Decision::Become(after, owed) => {
+                let latest = body.as_ref().or(tracked.last_body.as_ref());
+                let owed = owed.map(|owed| self.owe(tracked, &after, owed, latest, now));
+                log_transition(&tracked.operation, &after);
+                Change::Operation { after, body, owed }
+            }
+            Decision::Ignore(reason) => {
+                let id = tracked.operation.id;
+                tracing::debug!(operation.id = %id, ?reason, "ignored an event of {id}");
+                Change::HandBack
+            }
+        }
+    }
+
+    /// Writes the callback down as it will be sent, whenever that is.
+    fn owe(
+        &self,
+        tracked: &Tracked,
+        after: &Operation,
+        owed: Owed,
+        data: Option<&Bytes>,
+        at: Timestamp,
+    ) -> OwedCallback {
+        let id = CallbackId { operation: after.id, number: after.callbacks };
+        let connection = match &tracked.identity {
+            Identity::Connection(name) => Some(name.as_str()),
+            Identity::HandedIn { .. } => None,
+        };
+        let tracking = Tracking {
+            operation: after.id,
+            client_state: tracked.client_state.as_deref(),
+            polls: after.polls,
+            registered_at: after.registered_at,
+            connection,
+        };
+        let body = compose(&Letter { owed, at, tracking, data: data.map(AsRef::as_ref) });
+        OwedCallback { callback: callback::owe(&self.callbacks, id, at), owed, body }
+    }
+
+    /// What becomes of a callback.
+    fn told(&self, decision: callback::Decision, attempt: Option<Attempt>) -> Change {
+        match decision {
+            callback::Decision::Become(after) => {
+                if let callback::State::Undeliverable { reason, .. } = after.state {
+                    let (id, reason, attempts) = (after.id, reason.as_str(), after.attempts);
+                    tracing::warn!(callback.id = %id, reason, attempts, "gave up on {id}: {reason}");
+                }
+                Change::Callback { after, attempt }
+            }
+            callback::Decision::Ignore(_) => Change::HandBack,
+        }
+    }
+}
+
+fn record(number: u32, at: Timestamp, receipt: Receipt) -> Attempt {
+    Attempt {
+        number,
+        at,
+        took_ms: u64::try_from(receipt.took.as_millis()).unwrap_or(u64::MAX),
+        status: receipt.status,
+        failure: receipt.failure.map(|failure| failure.as_str().to_owned()),
+        detail: receipt.detail,
+        answer: receipt.answer,
+    }
+}
+
+/// Says once what an operator may want to find later; ordinary polls are the client's to log.
+fn log_transition(before: &Operation, after: &Operation) {
+    if before.state.as_str() == after.state.as_str() {
+        return;
+    }
+    let (id, state, polls) = (after.id, after.state.as_str(), after.polls);
+    let outcome = after.outcome().map(crate::operation::Outcome::as_str);
+    tracing::info!(operation.id = %id, state, outcome, polls, "{id} is {}", outcome.unwrap_or(state));
+}
