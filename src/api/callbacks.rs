@@ -1,0 +1,140 @@
+//! `GET /v1/callbacks`, and what receivers get, for the OpenAPI document.
+
+use axum::Json;
+use axum::extract::State;
+use serde::{Deserialize, Serialize};
+use utoipa::openapi::path::{
+    HttpMethod, OperationBuilder, ParameterBuilder, ParameterIn, PathItem, PathsBuilder,
+};
+use utoipa::openapi::request_body::RequestBodyBuilder;
+use utoipa::openapi::{ContentBuilder, ObjectBuilder, Paths, Required, ResponseBuilder, Type};
+use utoipa::{IntoParams, ToSchema};
+
+use super::Api;
+use super::access::Caller;
+use super::body::Query;
+use super::operations::view::CallbackView;
+use super::page::{next, page};
+use super::problem::{Problem, ProblemBody};
+use crate::operation::Outcome;
+use crate::store::CallbackFilter;
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Filter {
+    /// Only callbacks in this state.
+    state: Option<StateWord>,
+    /// Only callbacks behind this one: the `next` of the page before.
+    after: Option<String>,
+    /// How many at the most, 50 unless given.
+    #[param(minimum = 1, maximum = 200)]
+    limit: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
+#[schema(as = CallbackState)]
+#[serde(rename_all = "camelCase")]
+enum StateWord {
+    Pending,
+    Delivered,
+    Undeliverable,
+}
+
+/// A page of callbacks.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Callbacks)]
+pub(super) struct Listed {
+    /// Those of the newest operations first.
+    callbacks: Vec<CallbackView>,
+    /// Give this as `after` to see what is behind; null at the end.
+    next: Option<String>,
+}
+
+/// Lists what your receivers are owed, have got, or could not be given.
+#[utoipa::path(
+    get,
+    path = "/v1/callbacks",
+    operation_id = "listCallbacks",
+    tag = "callbacks",
+    security(("apiKey" = [])),
+    params(Filter),
+    responses(
+        (status = 200, description = "A page of them", body = Listed),
+        (status = 401, description = "No valid API key", body = ProblemBody,
+            content_type = "application/problem+json"),
+        (status = 422, description = "The query is not as it must be", body = ProblemBody,
+            content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn list(
+    State(api): State<Api>,
+    Caller(caller): Caller,
+    Query(query): Query<Filter>,
+) -> Result<Json<Listed>, Problem> {
+    let state = query.state.map(|word| match word {
+        StateWord::Pending => "pending",
+        StateWord::Delivered => "delivered",
+        StateWord::Undeliverable => "undeliverable",
+    });
+    let page = page(query.after.as_deref(), query.limit)?;
+    let limit = page.limit;
+    let filter = CallbackFilter { state, operation: None };
+    let listed = api.store.callbacks(&caller, filter, page).await?;
+    let next = next(listed.len(), limit, listed.last().map(|it| &it.callback.id));
+    let callbacks = listed.iter().map(|it| CallbackView::of(it, None)).collect();
+    Ok(Json(Listed { callbacks, next }))
+}
+
+/// The callbacks that receivers get, one entry for each `type`.
+pub(super) fn webhooks() -> Paths {
+    let finals = Outcome::ALL.map(Outcome::as_str);
+    finals.into_iter().chain(["credentialNeeded"]).fold(PathsBuilder::new(), add).build()
+}
+
+fn add(paths: PathsBuilder, about: &str) -> PathsBuilder {
+    let name = format!("engagementAsyncOperation.{about}");
+    let header = |name: &str, description: &str| {
+        ParameterBuilder::new()
+            .name(name)
+            .parameter_in(ParameterIn::Header)
+            .required(Required::True)
+            .description(Some(description))
+            .schema(Some(text()))
+    };
+    let body = ObjectBuilder::new()
+        .property("type", text().enum_values(Some([name.as_str()])))
+        .required("type")
+        .property("timestamp", text().description(Some("When it was owed, in RFC 3339")))
+        .required("timestamp")
+        .property(
+            "data",
+            ObjectBuilder::new().description(Some(
+                "The engagementAsyncOperation as Graph last sent it, byte for byte; or null",
+            )),
+        )
+        .required("data")
+        .property("tracking", ObjectBuilder::new().description(Some("What we know of it")))
+        .required("tracking");
+    let operation = OperationBuilder::new()
+        .operation_id(Some(format!("receive{}{}", about[..1].to_uppercase(), &about[1..])))
+        .tag("callbacks")
+        .summary(Some(format!("An operation ended as `{about}`, or needs you")))
+        .parameter(header("webhook-id", "The same in every attempt: to be remembered"))
+        .parameter(header("webhook-timestamp", "Of this attempt, in seconds since 1970"))
+        .parameter(header("webhook-signature", "`v1,` and base64; one for each live secret"))
+        .request_body(Some(
+            RequestBodyBuilder::new()
+                .content("application/json", ContentBuilder::new().schema(Some(body)).build())
+                .required(Some(Required::True))
+                .build(),
+        ))
+        .response("2XX", ResponseBuilder::new().description("Taken; it will not come again"))
+        .response("410", ResponseBuilder::new().description("Never send this one again"))
+        .response("default", ResponseBuilder::new().description("It will come again, later"));
+    paths.path(name, PathItem::new(HttpMethod::Post, operation))
+}
+
+fn text() -> ObjectBuilder {
+    ObjectBuilder::new().schema_type(Type::String)
+}

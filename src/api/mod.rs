@@ -1,0 +1,208 @@
+//! Listens: the REST API. It stores and nudges, and never takes a step itself.
+//!
+//! The router below is the table of contents. One endpoint, one function; its file has the shapes
+//! of request and answer, the handler, and what can be wrong.
+
+mod access;
+mod admin;
+mod body;
+mod callbacks;
+mod connections;
+mod health;
+mod keys;
+mod listener;
+mod operations;
+mod page;
+mod problem;
+mod secrets;
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::DefaultBodyLimit;
+use axum::routing::get;
+use axum::{Router, middleware};
+use governor::clock::{Clock as _, MonotonicClock};
+use governor::state::keyed::HashMapStateStore;
+use governor::{Quota, RateLimiter};
+use utoipa::OpenApi;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::clock::Clock;
+use crate::courier::Egress;
+use crate::graph::GraphRoot;
+use crate::nudge::Nudge;
+use crate::store::{CallerName, Directory, KeyDigest, Store};
+use crate::{callback, operation};
+
+pub(crate) use access::{digest, new_api_key};
+pub use listener::{Listener, ListenerLimits};
+pub use problem::{FieldError, Kind, Problem};
+
+/// What the handlers work with.
+#[derive(Clone)]
+pub struct Api {
+    pub store: Arc<dyn Store>,
+    pub directory: Arc<dyn Directory>,
+    pub egress: Arc<Egress>,
+    pub clock: Arc<dyn Clock>,
+    pub nudge: Arc<Nudge>,
+    /// The only place that operations may refer to.
+    pub graph_root: Arc<GraphRoot>,
+    pub operations: Arc<operation::Policy>,
+    pub callbacks: Arc<callback::Policy>,
+    pub admin_key: KeyDigest,
+    pub limits: Limits,
+    pacer: Arc<Pacer>,
+}
+
+type Pacer = RateLimiter<CallerName, HashMapStateStore<CallerName>, MonotonicClock>;
+
+/// How much one caller, and one request, may ask for.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Bytes of a request's body.
+    pub body: usize,
+    /// From the first byte of a request to the last of its answer.
+    pub request: Duration,
+    /// Requests of one caller per second, with as many again in a burst.
+    pub requests_per_second: NonZeroU32,
+    /// Operations of one caller that are not at rest.
+    pub live_operations: u64,
+    pub default_deadline: Duration,
+    pub longest_deadline: Duration,
+    /// `/readyz` fails once what is due has waited for longer.
+    pub longest_overdue: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            body: 64 * 1024,
+            request: Duration::from_secs(30),
+            requests_per_second: NonZeroU32::new(1_000).unwrap_or(NonZeroU32::MIN),
+            live_operations: 100_000,
+            default_deadline: Duration::from_hours(24),
+            longest_deadline: Duration::from_hours(7 * 24),
+            longest_overdue: Duration::from_mins(2),
+        }
+    }
+}
+
+/// What an [`Api`] is made of.
+pub struct Parts {
+    pub store: Arc<dyn Store>,
+    pub directory: Arc<dyn Directory>,
+    pub egress: Arc<Egress>,
+    pub clock: Arc<dyn Clock>,
+    pub nudge: Arc<Nudge>,
+    pub graph_root: GraphRoot,
+    pub operations: operation::Policy,
+    pub callbacks: callback::Policy,
+    pub admin_key: KeyDigest,
+    pub limits: Limits,
+}
+
+impl Api {
+    pub fn new(parts: Parts) -> Self {
+        let per_second = parts.limits.requests_per_second;
+        let quota = Quota::per_second(per_second).allow_burst(per_second.saturating_mul(TWO));
+        let pacer = RateLimiter::new(quota, HashMapStateStore::default(), MonotonicClock);
+        Self {
+            store: parts.store,
+            directory: parts.directory,
+            egress: parts.egress,
+            clock: parts.clock,
+            nudge: parts.nudge,
+            graph_root: Arc::new(parts.graph_root),
+            operations: Arc::new(parts.operations),
+            callbacks: Arc::new(parts.callbacks),
+            admin_key: parts.admin_key,
+            limits: parts.limits,
+            pacer: Arc::new(pacer),
+        }
+    }
+
+    /// Counts a request of `caller`, or says how long it has to wait.
+    fn pace(&self, caller: &CallerName) -> Result<(), Problem> {
+        self.pacer.check_key(caller).map_err(|not_until| {
+            let wait = not_until.wait_time_from(MonotonicClock.now());
+            let seconds = u32::try_from(wait.as_secs()).unwrap_or(u32::MAX).saturating_add(1);
+            Problem { retry_after: Some(seconds), ..Problem::new(Kind::TooManyRequests) }
+        })
+    }
+}
+
+const TWO: NonZeroU32 = NonZeroU32::MIN.saturating_add(1);
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "engagement-bridge",
+        description = "Tracks long-running Viva Engage operations of Microsoft Graph, and tells \
+            how each one ended by one signed callback.",
+    ),
+    tags(
+        (name = "operations", description = "What is being tracked"),
+        (name = "callbacks", description = "What is owed to receivers"),
+        (name = "settings", description = "A caller's keys, signing secrets and connections"),
+        (name = "admin", description = "Callers; for the operator"),
+        (name = "health", description = "For probes"),
+    ),
+)]
+struct Document;
+
+/// All endpoints, and the OpenAPI document that describes them.
+pub fn router(api: Api) -> (Router, utoipa::openapi::OpenApi) {
+    let (router, mut document) = OpenApiRouter::with_openapi(Document::openapi())
+        // Used by callers, for what they have tracked.
+        .routes(routes!(operations::register::register, operations::list::list))
+        .routes(routes!(operations::inspect::inspect, operations::cancel::cancel))
+        .routes(routes!(operations::credential::renew))
+        .routes(routes!(operations::resend::resend))
+        .routes(routes!(callbacks::list))
+        // Used by callers, for what belongs to them.
+        .routes(routes!(keys::list, keys::create))
+        .routes(routes!(keys::revoke))
+        .routes(routes!(secrets::list, secrets::rotate))
+        .routes(routes!(secrets::revoke))
+        .routes(routes!(connections::list, connections::create))
+        .routes(routes!(connections::remove))
+        .routes(routes!(connections::replace_secret))
+        // Used by the operator and by the command line.
+        .routes(routes!(admin::list_callers, admin::create_caller))
+        .routes(routes!(admin::create_key))
+        .routes(routes!(admin::create_connection))
+        // Used by probes.
+        .routes(routes!(health::alive))
+        .routes(routes!(health::ready))
+        .split_for_parts();
+    describe_security(&mut document);
+    document.webhooks = Some(callbacks::webhooks());
+
+    let json = document.to_json().unwrap_or_default();
+    let limits = api.limits.clone();
+    let router = router
+        .route("/openapi.json", get(move || std::future::ready(health::json_document(json.clone()))))
+        .fallback(|| std::future::ready(Problem::new(Kind::NotFound)))
+        .method_not_allowed_fallback(|| std::future::ready(Problem::new(Kind::MethodNotAllowed)))
+        .layer(DefaultBodyLimit::max(limits.body))
+        .layer(middleware::from_fn(move |request, next| {
+            listener::within(limits.request, request, next)
+        }))
+        .with_state(api);
+    (router, document)
+}
+
+fn describe_security(document: &mut utoipa::openapi::OpenApi) {
+    let bearer = |description: &str| {
+        let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer);
+        SecurityScheme::Http(scheme.description(Some(description)).build())
+    };
+    let components = document.components.get_or_insert_default();
+    components.add_security_scheme("apiKey", bearer("One of the caller's API keys"));
+    components.add_security_scheme("adminKey", bearer("The operator's admin key"));
+}

@@ -1,0 +1,48 @@
+//! `DELETE /v1/operations/{id}`
+
+use axum::Json;
+use axum::extract::{Path, State};
+
+use super::view::OperationView;
+use super::{Changed, at_rest, change};
+use crate::api::Api;
+use crate::api::access::Caller;
+use crate::api::problem::{Kind, Problem, ProblemBody};
+use crate::operation::{self, Event};
+
+/// Stops tracking an operation. Graph goes on with it, and no callback will be sent.
+#[utoipa::path(
+    delete,
+    path = "/v1/operations/{id}",
+    operation_id = "cancelOperation",
+    tag = "operations",
+    security(("apiKey" = [])),
+    params(("id" = String, Path, description = "As the registration answered it")),
+    responses(
+        (status = 200, description = "Cancelled, now or before", body = OperationView),
+        (status = 401, description = "No valid API key", body = ProblemBody,
+            content_type = "application/problem+json"),
+        (status = 404, description = "You have no such operation", body = ProblemBody,
+            content_type = "application/problem+json"),
+        (status = 409, description = "It has ended already", body = ProblemBody,
+            content_type = "application/problem+json"),
+        (status = 503, description = "Nothing was done; try again", body = ProblemBody,
+            content_type = "application/problem+json"),
+    )
+)]
+pub(in crate::api) async fn cancel(
+    State(api): State<Api>,
+    Caller(caller): Caller,
+    Path(id): Path<String>,
+) -> Result<Json<OperationView>, Problem> {
+    match change(&api, &caller, &id, Event::CancelRequested, None).await? {
+        Changed::Saved(tracked) => Ok(Json(OperationView::of(&tracked))),
+        Changed::Ignored(tracked) => match tracked.operation.state {
+            operation::State::Cancelled { .. } => Ok(Json(OperationView::of(&tracked))),
+            operation::State::Settled { .. }
+            | operation::State::Watching(_)
+            | operation::State::Blocked { .. } => Err(at_rest(&tracked.operation)),
+        },
+        Changed::CredentialGone => Err(Problem::new(Kind::Internal)),
+    }
+}

@@ -1,0 +1,96 @@
+//! `PUT /v1/operations/{id}/credential`
+
+use axum::Json;
+use axum::extract::{Path, State};
+use secrecy::SecretString;
+use serde::Deserialize;
+use utoipa::ToSchema;
+
+use super::view::OperationView;
+use super::{Changed, at_rest, change, find, token};
+use crate::api::access::Caller;
+use crate::api::body;
+use crate::api::problem::{Problem, ProblemBody};
+use crate::api::{Api, FieldError};
+use crate::graph::Credential;
+use crate::operation::Event;
+
+/// What to ask Graph with from now on: a connection, or a token with its life.
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = Credential)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(in crate::api) struct Request {
+    /// One of your connections. Not with `accessToken`.
+    connection: Option<String>,
+    /// A fresh token for Graph. Not with `connection`.
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 16384)]
+    access_token: Option<SecretString>,
+    /// For how long `accessToken` is good, in seconds.
+    #[schema(minimum = 1, maximum = 172_800)]
+    expires_in: Option<u64>,
+}
+
+/// Brings a fresh credential. A blocked operation is watched again; polls keep their distance.
+#[utoipa::path(
+    put,
+    path = "/v1/operations/{id}/credential",
+    operation_id = "renewCredential",
+    tag = "operations",
+    security(("apiKey" = [])),
+    params(("id" = String, Path, description = "As the registration answered it")),
+    request_body = Request,
+    responses(
+        (status = 200, description = "Taken", body = OperationView),
+        (status = 400, description = "Not JSON", body = ProblemBody,
+            content_type = "application/problem+json"),
+        (status = 401, description = "No valid API key", body = ProblemBody,
+            content_type = "application/problem+json"),
+        (status = 404, description = "You have no such operation", body = ProblemBody,
+            content_type = "application/problem+json"),
+        (status = 409, description = "It has ended already", body = ProblemBody,
+            content_type = "application/problem+json"),
+        (status = 413, description = "Body too large", body = ProblemBody,
+            content_type = "application/problem+json"),
+        (status = 415, description = "Not `application/json`", body = ProblemBody,
+            content_type = "application/problem+json"),
+        (status = 422, description = "Something is not as it must be; nothing was changed",
+            body = ProblemBody, content_type = "application/problem+json"),
+        (status = 503, description = "Nothing was done; try again", body = ProblemBody,
+            content_type = "application/problem+json"),
+    )
+)]
+pub(in crate::api) async fn renew(
+    State(api): State<Api>,
+    Caller(caller): Caller,
+    Path(id): Path<String>,
+    body::Json(request): body::Json<Request>,
+) -> Result<Json<OperationView>, Problem> {
+    find(&api, &caller, &id).await?;
+    let unknown = || Problem::field("connection", "unknown", "you have no connection of that name");
+    let mut errors = Vec::new();
+    let hands_in = request.access_token.is_some() || request.expires_in.is_some();
+    let token = token(request.access_token, request.expires_in, api.clock.now(), &mut errors);
+    let credential = match (hands_in, request.connection) {
+        (true, None) => token.map(Credential::Token),
+        (false, Some(name)) => {
+            let found = api.directory.connection(&caller, Some(&name)).await?;
+            Some(Credential::Connection(found.ok_or_else(unknown)?))
+        }
+        (true, Some(_)) | (false, None) => {
+            let detail = "give either `connection` or `accessToken`";
+            errors.push(FieldError::new("connection", "invalid", detail));
+            None
+        }
+    };
+    let Some(credential) = credential.filter(|_| errors.is_empty()) else {
+        return Err(Problem::invalid(errors));
+    };
+    match change(&api, &caller, &id, Event::CredentialRenewed, Some(&credential)).await? {
+        Changed::Saved(_) => {
+            let tracked = find(&api, &caller, &id).await?;
+            Ok(Json(OperationView::of(&tracked)))
+        }
+        Changed::Ignored(tracked) => Err(at_rest(&tracked.operation)),
+        Changed::CredentialGone => Err(unknown()),
+    }
+}

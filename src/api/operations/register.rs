@@ -1,0 +1,361 @@
+//! `POST /v1/operations`
+
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use jiff::{Span, SpanRelativeTo, Timestamp};
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+use utoipa::ToSchema;
+
+use super::token;
+use super::view::OperationView;
+use crate::api::access::Caller;
+use crate::api::body::Json;
+use crate::api::problem::{Kind, Problem, ProblemBody};
+use crate::api::{Api, FieldError};
+use crate::courier::CallbackUrl;
+use crate::graph::{Credential, Reference};
+use crate::operation::{self, OperationId, after};
+use crate::store::{CallerName, Idempotency, Identity, Registered, Registration, Tracked};
+
+/// Characters of a client state at the most; as in Graph's change notifications.
+const LONGEST_CLIENT_STATE: usize = 128;
+
+/// Bytes of an `Idempotency-Key` at the most.
+const LONGEST_KEY: usize = 255;
+
+const SHORTEST_DEADLINE: std::time::Duration = std::time::Duration::from_mins(1);
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+
+/// An operation of Graph to be tracked.
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = Registration)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(in crate::api) struct Request {
+    /// What Graph answered in `Operation-Location` or `Location`: absolute, or from `/v1.0` or
+    /// `/beta` on, or the bare id.
+    #[schema(
+        min_length = 1,
+        max_length = 2048,
+        example = "https://graph.microsoft.com/v1.0/employeeExperience/engagementAsyncOperations('eyJf')"
+    )]
+    operation: String,
+    /// Where to tell how it ended.
+    #[schema(
+        min_length = 1,
+        max_length = 2048,
+        example = "https://app.example.com/hooks/engage"
+    )]
+    callback_url: String,
+    /// The connection to ask Graph by; your default one, unless named. Not with `accessToken`.
+    connection: Option<String>,
+    /// A token for Graph to ask with. Not with `connection`.
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 16384)]
+    access_token: Option<SecretString>,
+    /// For how long `accessToken` is good, in seconds.
+    #[schema(minimum = 1, maximum = 172_800)]
+    expires_in: Option<u64>,
+    /// Given back in every callback.
+    #[schema(max_length = 128)]
+    client_state: Option<String>,
+    /// What the callback's body looks like.
+    #[serde(default)]
+    format: Format,
+    /// How long to wait for Graph, as an ISO 8601 duration between `PT1M` and `P7D`; `PT24H`
+    /// unless given.
+    #[schema(example = "PT24H")]
+    expires_after: Option<String>,
+}
+
+/// What a callback's body looks like.
+#[derive(Clone, Copy, Debug, Default, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+enum Format {
+    /// `{"type", "timestamp", "data", "tracking"}`, as Standard Webhooks suggests.
+    #[default]
+    Envelope,
+}
+
+/// Registers an operation.
+///
+/// The answer is sent once the operation is on disk. From then on exactly one outcome will be
+/// recorded, and a callback for it delivered, or listed as undeliverable.
+#[utoipa::path(
+    post,
+    path = "/v1/operations",
+    operation_id = "registerOperation",
+    tag = "operations",
+    security(("apiKey" = [])),
+    params(("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255,
+        description = "Makes it safe to send the same request again: it gets the first one's answer")),
+    request_body = Request,
+    responses(
+        (status = 202, description = "Tracked from now on", body = OperationView,
+            headers(("Location" = String, description = "Where to look at it"))),
+        (status = 200, description = "Tracked already, with the same callback and client state",
+            body = OperationView,
+            headers(("Location" = String, description = "Where to look at it"))),
+        (status = 400, description = "Not JSON", body = ProblemBody,
+            content_type = "application/problem+json"),
+        (status = 401, description = "No valid API key", body = ProblemBody,
+            content_type = "application/problem+json"),
+        (status = 413, description = "Body too large", body = ProblemBody,
+            content_type = "application/problem+json"),
+        (status = 415, description = "Not `application/json`", body = ProblemBody,
+            content_type = "application/problem+json"),
+        (status = 422, description = "Something is not as it must be; nothing was kept",
+            body = ProblemBody, content_type = "application/problem+json"),
+        (status = 429, description = "Too often, or too many live operations", body = ProblemBody,
+            content_type = "application/problem+json"),
+        (status = 503, description = "Nothing was kept; try again", body = ProblemBody,
+            content_type = "application/problem+json"),
+    )
+)]
+pub(in crate::api) async fn register(
+    State(api): State<Api>,
+    Caller(caller): Caller,
+    headers: HeaderMap,
+    Json(request): Json<Request>,
+) -> Result<Response, Problem> {
+    let digest = digest(&request);
+    let key = idempotency_key(&headers);
+    let now = api.clock.now();
+    let mut registration = check(&api, &caller, request, key.as_ref().err(), now).await?;
+    let id = registration.operation.id;
+    let fresh = answer(&tracked(&registration));
+    if let Ok(Some(key)) = key {
+        let answer = fresh.clone();
+        registration.idempotency = Some(Idempotency { key, request: digest, answer });
+    }
+    let first_poll = registration.operation.agenda().step_at;
+
+    let registered = api.store.register(vec![registration]).await?;
+    match registered.into_iter().next() {
+        Some(Registered::New) => {
+            if let Some(first_poll) = first_poll {
+                api.nudge.due(first_poll);
+            }
+            Ok(respond(StatusCode::ACCEPTED, id, fresh, false))
+        }
+        Some(Registered::Existing(existing)) => {
+            Ok(respond(StatusCode::OK, existing.operation.id, answer(&existing), false))
+        }
+        Some(Registered::Replayed { operation, answer: Some(first) }) => {
+            Ok(respond(StatusCode::ACCEPTED, operation, first, true))
+        }
+        Some(Registered::Replayed { operation, answer: None }) => {
+            let existing = super::find(&api, &caller, &operation.to_string()).await?;
+            Ok(respond(StatusCode::OK, operation, answer(&existing), true))
+        }
+        Some(Registered::KeyReused) => Err(Problem::new(Kind::IdempotencyKeyReused)),
+        Some(Registered::LimitReached) => {
+            let detail = format!("Up to {} may be watched at a time.", api.limits.live_operations);
+            Err(Problem::with_detail(Kind::TooManyOperations, detail))
+        }
+        Some(Registered::CredentialGone) => {
+            Err(Problem::field("connection", "unknown", "it has just been removed"))
+        }
+        None => Err(Problem::new(Kind::Internal)),
+    }
+}
+
+/// Checks everything, so that a caller learns of all faults at once.
+async fn check(
+    api: &Api,
+    caller: &CallerName,
+    request: Request,
+    key_fault: Option<&FieldError>,
+    now: Timestamp,
+) -> Result<Registration, Problem> {
+    let mut errors: Vec<FieldError> = key_fault.cloned().into_iter().collect();
+    let Format::Envelope = request.format;
+
+    let reference = Reference::parse(&request.operation, &api.graph_root)
+        .map_err(|refused| {
+            errors.push(FieldError::new("operation", refused.as_str(), refused.to_string()));
+        })
+        .ok();
+    let hands_in = request.access_token.is_some() || request.expires_in.is_some();
+    let token = token(request.access_token, request.expires_in, now, &mut errors);
+    let credential = match (hands_in, &request.connection) {
+        (true, Some(_)) => {
+            let detail = "give either `connection` or `accessToken`";
+            errors.push(FieldError::new("connection", "unexpected", detail));
+            None
+        }
+        (true, None) => token.map(Credential::Token),
+        (false, name) => {
+            let found = api.directory.connection(caller, name.as_deref()).await?;
+            if found.is_none() {
+                let detail = match name {
+                    Some(_) => "you have no connection of that name",
+                    None => "you have no connection: create one, or give `accessToken`",
+                };
+                errors.push(FieldError::new("connection", "unknown", detail));
+            }
+            found.map(Credential::Connection)
+        }
+    };
+    if request.client_state.as_ref().is_some_and(|it| it.chars().count() > LONGEST_CLIENT_STATE) {
+        let detail = format!("{LONGEST_CLIENT_STATE} characters at the most");
+        errors.push(FieldError::new("clientState", "tooLong", detail));
+    }
+    let deadline = deadline(api, request.expires_after.as_deref(), now, &mut errors);
+    let callback_url = callback_url(api, &request.callback_url, &mut errors).await;
+
+    let (Some(reference), Some(credential), Some(deadline), Some(callback_url), true) =
+        (reference, credential, deadline, callback_url, errors.is_empty())
+    else {
+        return Err(Problem::invalid(errors));
+    };
+    let id = new_id(now)?;
+    Ok(Registration {
+        operation: operation::register(&api.operations, id, now, deadline),
+        caller: caller.clone(),
+        reference,
+        credential,
+        callback_origin: callback_url.origin(),
+        callback_url: callback_url.as_str().to_owned(),
+        client_state: request.client_state,
+        idempotency: None,
+        live_limit: api.limits.live_operations,
+    })
+}
+
+/// Refuses what no attempt would be allowed to reach, name resolution included.
+async fn callback_url(api: &Api, text: &str, errors: &mut Vec<FieldError>) -> Option<CallbackUrl> {
+    let mut complain = |code: &'static str, detail: String| {
+        errors.push(FieldError::new("callbackUrl", code, detail));
+    };
+    let url = match api.egress.check_url(text) {
+        Ok(url) => url,
+        Err(refused) => {
+            complain(refused.as_str(), refused.to_string());
+            return None;
+        }
+    };
+    if let Err(refused) = api.egress.check_host(&url).await {
+        complain(refused.as_str(), refused.to_string());
+        return None;
+    }
+    Some(url)
+}
+
+fn deadline(
+    api: &Api,
+    expires_after: Option<&str>,
+    now: Timestamp,
+    errors: &mut Vec<FieldError>,
+) -> Option<Timestamp> {
+    let span = match expires_after {
+        None => api.limits.default_deadline,
+        Some(text) => {
+            let span = text.parse::<Span>().ok().filter(|_| text.starts_with(['P', 'p']));
+            let days = SpanRelativeTo::days_are_24_hours();
+            let span = span.and_then(|it| it.to_duration(days).ok());
+            let span = span.and_then(|it| std::time::Duration::try_from(it).ok());
+            let bounds = SHORTEST_DEADLINE..=api.limits.longest_deadline;
+            let Some(span) = span.filter(|span| bounds.contains(span)) else {
+                let detail = "an ISO 8601 duration between PT1M and P7D, such as PT24H";
+                errors.push(FieldError::new("expiresAfter", "invalid", detail));
+                return None;
+            };
+            span
+        }
+    };
+    Some(after(now, span))
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, FieldError> {
+    let mut values = headers.get_all(&IDEMPOTENCY_KEY).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    let key = value.to_str().ok().filter(|key| (1..=LONGEST_KEY).contains(&key.len()));
+    match (key, values.next()) {
+        (Some(key), None) => Ok(Some(key.to_owned())),
+        _ => {
+            let detail = format!("one value of 1 to {LONGEST_KEY} visible ASCII characters");
+            Err(FieldError::new("Idempotency-Key", "invalid", detail))
+        }
+    }
+}
+
+/// Tells this request from another under the same key, by what was meant rather than how it was
+/// spelt.
+fn digest(request: &Request) -> [u8; 32] {
+    let Request {
+        operation,
+        callback_url,
+        connection,
+        access_token,
+        expires_in,
+        client_state,
+        format: Format::Envelope,
+        expires_after,
+    } = request;
+    let expires_in = expires_in.map(|seconds| seconds.to_string());
+    let parts = [
+        Some(operation.as_str()),
+        Some(callback_url),
+        connection.as_deref(),
+        access_token.as_ref().map(SecretString::expose_secret),
+        expires_in.as_deref(),
+        client_state.as_deref(),
+        expires_after.as_deref(),
+    ];
+    let mut digest = Sha256::new();
+    for part in parts {
+        // Length first, so that no two lists of parts read alike.
+        let length = part.map_or(0, |part| part.len() as u64 + 1);
+        digest.update(length.to_be_bytes());
+        digest.update(part.unwrap_or_default());
+    }
+    digest.finalize().into()
+}
+
+/// An id that sorts by time. The 74 random bits of a UUID version 7 keep it unique.
+fn new_id(now: Timestamp) -> Result<OperationId, Problem> {
+    let mut random = [0; 10];
+    getrandom::fill(&mut random).map_err(|error| {
+        tracing::error!(error = %error, "the operating system has no random numbers");
+        Problem::new(Kind::Internal)
+    })?;
+    let millis = u64::try_from(now.as_millisecond()).unwrap_or_default();
+    let id = uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid();
+    Ok(OperationId(id.as_u128()))
+}
+
+/// What the store will hold once it has taken the registration.
+fn tracked(registration: &Registration) -> Tracked {
+    Tracked {
+        operation: registration.operation.clone(),
+        caller: registration.caller.clone(),
+        reference: registration.reference.clone(),
+        identity: Identity::of(&registration.credential),
+        callback_url: registration.callback_url.clone(),
+        client_state: registration.client_state.clone(),
+        last_body: None,
+    }
+}
+
+fn answer(tracked: &Tracked) -> Bytes {
+    // Nothing in a view can fail to be written as JSON.
+    serde_json::to_vec(&OperationView::of(tracked)).unwrap_or_default().into()
+}
+
+fn respond(status: StatusCode, id: OperationId, body: Bytes, replayed: bool) -> Response {
+    let mut response = (status, body).into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if let Ok(location) = HeaderValue::try_from(format!("/v1/operations/{id}")) {
+        headers.insert(header::LOCATION, location);
+    }
+    if replayed {
+        headers.insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
+    }
+    response
+}

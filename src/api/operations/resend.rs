@@ -1,0 +1,71 @@
+//! `POST /v1/operations/{id}/resend`
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+
+use super::view::CallbackView;
+use super::{TRIES, find};
+use crate::api::Api;
+use crate::api::access::Caller;
+use crate::api::problem::{Kind, Problem, ProblemBody};
+use crate::callback::{self, CallbackId, Decision, Event};
+use crate::store::{Amended, Amendment, StoredCallback};
+
+/// Sends the final callback again, on the usual schedule, with the same `webhook-id`. Asking twice
+/// sends it once.
+#[utoipa::path(
+    post,
+    path = "/v1/operations/{id}/resend",
+    operation_id = "resendCallback",
+    tag = "operations",
+    security(("apiKey" = [])),
+    params(("id" = String, Path, description = "As the registration answered it")),
+    responses(
+        (status = 202, description = "It will be sent", body = CallbackView),
+        (status = 401, description = "No valid API key", body = ProblemBody,
+            content_type = "application/problem+json"),
+        (status = 404, description = "You have no such operation", body = ProblemBody,
+            content_type = "application/problem+json"),
+        (status = 409, description = "It owes no final callback", body = ProblemBody,
+            content_type = "application/problem+json"),
+        (status = 503, description = "Nothing was done; try again", body = ProblemBody,
+            content_type = "application/problem+json"),
+    )
+)]
+pub(in crate::api) async fn resend(
+    State(api): State<Api>,
+    Caller(caller): Caller,
+    Path(id): Path<String>,
+) -> Result<(StatusCode, Json<CallbackView>), Problem> {
+    let tracked = find(&api, &caller, &id).await?;
+    if tracked.operation.outcome().is_none() {
+        let detail = "The operation has no outcome that could be told.";
+        return Err(Problem::with_detail(Kind::Conflict, detail));
+    }
+    // The final callback is the last one that an operation ever owes.
+    let id = CallbackId { operation: tracked.operation.id, number: tracked.operation.callbacks };
+    for _ in 0..TRIES {
+        let found = api.store.callback(id).await?;
+        let stored = found.ok_or_else(|| Problem::new(Kind::NotFound))?;
+        let before = stored.callback.clone();
+        let now = api.clock.now();
+        let after = match callback::decide(&api.callbacks, &before, Event::ResendRequested, now) {
+            Decision::Become(after) => after,
+            Decision::Ignore(_) => return Ok(accepted(&stored)),
+        };
+        let amendment = Amendment::Callback { before, after: after.clone() };
+        match api.store.amend(amendment).await? {
+            Amended::Saved => {
+                api.nudge.now();
+                return Ok(accepted(&StoredCallback { callback: after, ..stored }));
+            }
+            Amended::Overtaken | Amended::CredentialGone => {}
+        }
+    }
+    Err(Problem::with_detail(Kind::Conflict, "The callback keeps changing; try again."))
+}
+
+fn accepted(stored: &StoredCallback) -> (StatusCode, Json<CallbackView>) {
+    (StatusCode::ACCEPTED, Json(CallbackView::of(stored, None)))
+}

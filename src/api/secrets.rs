@@ -1,0 +1,190 @@
+//! `/v1/signing-secrets`: what callbacks to a caller's receivers are signed with.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::Api;
+use super::access::Caller;
+use super::body;
+use super::problem::{Kind, Problem, ProblemBody};
+use crate::courier::SigningSecret;
+use crate::operation::after;
+
+/// For how long older secrets go on signing unless asked otherwise, in seconds: a day.
+const USUAL_OVERLAP: u64 = 24 * 3_600;
+
+/// For how long they may be asked to, in seconds: a week.
+const LONGEST_OVERLAP: u64 = 7 * 24 * 3_600;
+
+/// Live secrets at the most: each adds 48 bytes to every callback.
+const MOST_LIVE: usize = 10;
+
+/// A signing secret without what it is.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = SigningSecret)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct SecretView {
+    #[schema(minimum = 1)]
+    id: u32,
+    created_at: String,
+    /// When it stops signing; null for the newest.
+    expires_at: Option<String>,
+}
+
+/// The secrets that sign now.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = SigningSecrets)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Listed {
+    /// Newest first.
+    signing_secrets: Vec<SecretView>,
+}
+
+/// How to rotate.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[schema(as = Rotation)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Rotation {
+    /// For how long the older secrets go on signing beside the new one, in seconds; a day unless
+    /// given.
+    #[schema(minimum = 0, maximum = 604_800)]
+    overlap_seconds: Option<u64>,
+}
+
+/// A secret that was just made, and the only sight of it.
+#[derive(Serialize, ToSchema)]
+#[schema(as = NewSigningSecret)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Created {
+    #[schema(minimum = 1)]
+    id: u32,
+    /// Shown this once: `whsec_` and base64.
+    secret: String,
+    /// Until when the older secrets sign as well.
+    older_until: String,
+}
+
+/// Lists the signing secrets that sign now.
+#[utoipa::path(
+    get,
+    path = "/v1/signing-secrets",
+    operation_id = "listSigningSecrets",
+    tag = "settings",
+    security(("apiKey" = [])),
+    responses(
+        (status = 200, description = "All of them", body = Listed),
+        (status = 401, description = "No valid API key", body = ProblemBody,
+            content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn list(
+    State(api): State<Api>,
+    Caller(caller): Caller,
+) -> Result<Json<Listed>, Problem> {
+    let live = api.directory.secrets(&caller, api.clock.now()).await?.unwrap_or_default();
+    let view = |it: crate::store::SigningSecretSummary| SecretView {
+        id: it.id,
+        created_at: it.created_at.to_string(),
+        expires_at: it.expires_at.map(|at| at.to_string()),
+    };
+    Ok(Json(Listed { signing_secrets: live.into_iter().map(view).collect() }))
+}
+
+/// Makes a new signing secret. The older ones sign beside it for the overlap, so that no callback
+/// fails to verify while you change over. The new one is shown this once.
+#[utoipa::path(
+    post,
+    path = "/v1/signing-secrets",
+    operation_id = "rotateSigningSecret",
+    tag = "settings",
+    security(("apiKey" = [])),
+    request_body = Rotation,
+    responses(
+        (status = 201, description = "Made", body = Created),
+        (status = 400, description = "Not JSON", body = ProblemBody,
+            content_type = "application/problem+json"),
+        (status = 401, description = "No valid API key", body = ProblemBody,
+            content_type = "application/problem+json"),
+        (status = 409, description = "Too many live secrets", body = ProblemBody,
+            content_type = "application/problem+json"),
+        (status = 413, description = "Body too large", body = ProblemBody,
+            content_type = "application/problem+json"),
+        (status = 415, description = "Not `application/json`", body = ProblemBody,
+            content_type = "application/problem+json"),
+        (status = 422, description = "Something is not as it must be", body = ProblemBody,
+            content_type = "application/problem+json"),
+        (status = 503, description = "Nothing was done; try again", body = ProblemBody,
+            content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn rotate(
+    State(api): State<Api>,
+    Caller(caller): Caller,
+    body::Json(rotation): body::Json<Rotation>,
+) -> Result<(StatusCode, Json<Created>), Problem> {
+    let overlap = rotation.overlap_seconds.unwrap_or(USUAL_OVERLAP);
+    if overlap > LONGEST_OVERLAP {
+        let detail = format!("0 to {LONGEST_OVERLAP} seconds");
+        return Err(Problem::field("overlapSeconds", "outOfRange", detail));
+    }
+    let now = api.clock.now();
+    let live = api.directory.secrets(&caller, now).await?.unwrap_or_default();
+    if live.len() >= MOST_LIVE {
+        let detail = format!("{MOST_LIVE} secrets are live: revoke one first.");
+        return Err(Problem::with_detail(Kind::Conflict, detail));
+    }
+    let secret = SigningSecret::generate().map_err(|error| {
+        tracing::error!(error = %error, "the operating system has no random numbers");
+        Problem::new(Kind::Internal)
+    })?;
+    let older_until = after(now, std::time::Duration::from_secs(overlap));
+    let rotated = api.directory.rotate_secret(&caller, &secret, older_until, now).await?;
+    let id = rotated.ok_or_else(|| Problem::new(Kind::NotFound))?;
+    tracing::info!(caller = %caller, secret = id, "rotated the signing secret of {caller}");
+    let secret = secret.expose().to_string();
+    let created = Created { id, secret, older_until: older_until.to_string() };
+    Ok((StatusCode::CREATED, Json(created)))
+}
+
+/// Stops a signing secret at once. The last live one cannot be revoked: rotate instead.
+#[utoipa::path(
+    delete,
+    path = "/v1/signing-secrets/{id}",
+    operation_id = "revokeSigningSecret",
+    tag = "settings",
+    security(("apiKey" = [])),
+    params(("id" = String, Path, description = "As the list has it")),
+    responses(
+        (status = 204, description = "Revoked"),
+        (status = 401, description = "No valid API key", body = ProblemBody,
+            content_type = "application/problem+json"),
+        (status = 404, description = "You have no such live secret", body = ProblemBody,
+            content_type = "application/problem+json"),
+        (status = 409, description = "It is the last one", body = ProblemBody,
+            content_type = "application/problem+json"),
+        (status = 503, description = "Nothing was done; try again", body = ProblemBody,
+            content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn revoke(
+    State(api): State<Api>,
+    Caller(caller): Caller,
+    Path(id): Path<String>,
+) -> Result<StatusCode, Problem> {
+    let not_found = || Problem::new(Kind::NotFound);
+    let id: u32 = id.parse().map_err(|_| not_found())?;
+    let now = api.clock.now();
+    if !api.directory.revoke_secret(&caller, id, now).await? {
+        let live = api.directory.secrets(&caller, now).await?.unwrap_or_default();
+        if live.iter().any(|secret| secret.id == id) {
+            let detail = "It is the last live secret: make another one first.";
+            return Err(Problem::with_detail(Kind::Conflict, detail));
+        }
+        return Err(not_found());
+    }
+    tracing::info!(caller = %caller, secret = id, "revoked signing secret {id} of {caller}");
+    Ok(StatusCode::NO_CONTENT)
+}
