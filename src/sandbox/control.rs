@@ -1,4 +1,4 @@
-//! What other processes may ask of the sandbox itself: see the table in the module's own words.
+//! What other processes may tell the sandbox: the routes that the documentation of [`super`] lists.
 
 use std::sync::Arc;
 use std::time::Duration;

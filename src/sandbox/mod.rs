@@ -52,6 +52,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use axum::body::{Body, Bytes};
 use http::header::{AUTHORIZATION, HOST};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue};
@@ -74,6 +75,9 @@ pub use script::{InvalidScript, Script, TokenScript};
 
 /// No larger body is read.
 const BODY_LIMIT: usize = 64 * 1_024;
+
+/// How long a body may take to arrive.
+const BODY_TIME: Duration = Duration::from_secs(30);
 
 /// How a sandbox is to behave.
 #[derive(Clone, Debug)]
@@ -266,6 +270,12 @@ fn bearer(head: &Parts) -> Option<&str> {
     (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
 }
 
+/// The body of a request, unless it is too large, too late or cut off.
+async fn read(body: Body) -> Option<Bytes> {
+    let body = axum::body::to_bytes(body, BODY_LIMIT);
+    tokio::time::timeout(BODY_TIME, body).await.ok()?.ok()
+}
+
 /// The value of `Date` (RFC 9110 §6.6.1), which hyper would take from another clock.
 fn http_date(now: Timestamp) -> HeaderValue {
     let since_epoch =
@@ -273,3 +283,6 @@ fn http_date(now: Timestamp) -> HeaderValue {
     let date = httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + since_epoch);
     HeaderValue::try_from(date).unwrap_or(HeaderValue::from_static(""))
 }
+
+#[cfg(test)]
+mod tests;

@@ -43,6 +43,9 @@ pub(super) struct World {
 /// An `engagementAsyncOperation`.
 #[derive(Debug)]
 pub(super) struct Operation {
+    /// When its script began, by the clock.
+    started_at: Timestamp,
+    /// The same as Graph tells it: finer than any clock of ours.
     pub(super) created_at: Timestamp,
     script: Arc<Script>,
     polls: usize,
@@ -72,7 +75,7 @@ impl Shared {
     }
 
     /// How much sandbox time has passed when `span` has in real time.
-    pub(super) fn sandbox_time(&self, span: Duration) -> Duration {
+    fn sandbox_time(&self, span: Duration) -> Duration {
         span.mul_f64(self.options.speed)
     }
 }
@@ -111,9 +114,9 @@ impl World {
         let id = URL_SAFE_NO_PAD.encode(inside.to_string());
         let group = u64::from_be_bytes(self.dice.draw()) % 1_000_000_000_000;
         let inside = serde_json::json!({"_type": "Group", "id": group.to_string()});
-        // Graph's times are finer than our clock's.
         let finer = Duration::from_nanos(u64::from(u16::from_be_bytes(self.dice.draw())) * 10);
         let operation = Operation {
+            started_at: now,
             created_at: now.checked_add(finer).unwrap_or(now),
             script,
             polls: 0,
@@ -166,9 +169,10 @@ impl World {
 }
 
 impl Operation {
-    /// Counts one poll, and says what its script answers to it at this age in sandbox time.
-    pub(super) fn poll(&mut self, age: Duration) -> Answer {
-        let answer = self.script.answer(self.polls, age).clone();
+    /// Counts one poll, and says what the script answers to it.
+    pub(super) fn poll(&mut self, shared: &Shared, now: Timestamp) -> Answer {
+        let age = Duration::try_from(now.duration_since(self.started_at)).unwrap_or_default();
+        let answer = self.script.answer(self.polls, shared.sandbox_time(age)).clone();
         self.polls = self.polls.saturating_add(1);
         answer
     }

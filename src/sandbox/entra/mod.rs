@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
-use axum::body::{Body, to_bytes};
+use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use http::header::{CACHE_CONTROL, PRAGMA};
 use http::request::Parts;
@@ -20,7 +20,7 @@ use super::record::RecordedRequest;
 use super::tokens::{Access, Audience, Grant, Worthless};
 use super::told::Told;
 use super::world::Shared;
-use super::{BODY_LIMIT, root_as_seen};
+use super::{read, root_as_seen};
 use refusal::{Exchange, Refusal};
 
 /// Refresh tokens live for 90 days, however often they are used.
@@ -48,7 +48,7 @@ pub(super) async fn answer(
     if head.method != Method::POST {
         return StatusCode::METHOD_NOT_ALLOWED.into_response().into();
     }
-    let Ok(body) = to_bytes(body, BODY_LIMIT).await else {
+    let Some(body) = read(body).await else {
         return StatusCode::PAYLOAD_TOO_LARGE.into_response().into();
     };
     let fault = shared.world().next_token_fault();
@@ -209,7 +209,7 @@ impl TokenRequest<'_> {
         match known {
             Some(client) if client.secret.expose_secret() == secret => Ok(client_id),
             Some(_) => Err(Refusal::WrongClientSecret(client_id)),
-            None => Err(Refusal::UnknownClient(client_id, self.tenant.clone())),
+            None => Err(Refusal::UnknownClient { client_id, tenant: self.tenant.clone() }),
         }
     }
 

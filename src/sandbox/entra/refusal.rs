@@ -11,27 +11,48 @@ use uuid::Uuid;
 use crate::sandbox::world::Shared;
 use crate::sandbox::{Full, http_date};
 
-/// Why no token is handed out.
-#[derive(Debug)]
+/// Why no token is handed out, in the words for people.
+#[derive(Debug, thiserror::Error)]
 pub(super) enum Refusal {
+    #[error("The request body must contain the following parameter: '{0}'.")]
     MissingParameter(&'static str),
+    #[error("The value of the parameter '{0}' is not valid.")]
     InvalidParameter(&'static str),
+    #[error("The app requested an unsupported grant type '{0}'.")]
     UnsupportedGrantType(String),
+    #[error("Tenant '{0}' not found.")]
     UnknownTenant(String),
-    UnknownClient(String, String),
+    #[error("Application with identifier '{client_id}' was not found in the directory '{tenant}'.")]
+    UnknownClient { client_id: String, tenant: String },
+    #[error(
+        "The request body must contain the following parameter: 'client_assertion' or \
+         'client_secret'."
+    )]
     NoClientSecret,
+    #[error("Invalid client secret provided for the app '{0}'.")]
     WrongClientSecret(String),
+    #[error("The provided value for scope {0} is not valid.")]
     InvalidScope(String),
-    /// An app can only ask for all it was granted, by `/.default`.
+    /// An app can only ask for all that it was granted.
+    #[error(
+        "The provided value for scope {0} is not valid. Client credential flows must have a scope \
+         value with /.default suffixed to the resource identifier."
+    )]
     NotTheDefaultScope(String),
+    #[error("The resource principal named {0} was not found in the tenant.")]
     InvalidResource(String),
+    #[error("Assertion failed signature validation.")]
     AssertionInvalid,
+    #[error("Assertion is not within its valid time range.")]
     AssertionExpired,
+    #[error("Assertion audience does not match the Client app presenting the assertion.")]
     AssertionForAnother,
+    #[error("Provided grant is invalid or malformed.")]
     RefreshTokenInvalid,
+    #[error("The refresh token has expired due to inactivity.")]
     RefreshTokenExpired,
-    /// There is no room for another token.
-    Full,
+    #[error("{TRANSIENT}")]
+    Full(#[from] Full),
 }
 
 /// What names one exchange to Microsoft's support.
@@ -42,117 +63,32 @@ pub(super) struct Exchange {
 }
 
 impl Refusal {
-    /// The status, the OAuth word, the AADSTS number and the text, which quotes what was sent.
-    fn terms(&self) -> (StatusCode, &'static str, u32, String) {
+    /// The status, the OAuth word and the AADSTS number.
+    fn terms(&self) -> (StatusCode, &'static str, u32) {
         let bad = StatusCode::BAD_REQUEST;
         let unauthorized = StatusCode::UNAUTHORIZED;
         match self {
-            Self::MissingParameter(name) => (
-                bad,
-                "invalid_request",
-                900_144,
-                format!("The request body must contain the following parameter: '{name}'."),
-            ),
-            Self::InvalidParameter(name) => (
-                bad,
-                "invalid_request",
-                900_023,
-                format!("The value of the parameter '{name}' is not valid."),
-            ),
-            Self::UnsupportedGrantType(grant) => (
-                bad,
-                "unsupported_grant_type",
-                70_003,
-                format!("The app requested an unsupported grant type '{grant}'."),
-            ),
-            Self::UnknownTenant(tenant) => {
-                (bad, "invalid_request", 90_002, format!("Tenant '{tenant}' not found."))
-            }
-            Self::UnknownClient(client, tenant) => (
-                bad,
-                "unauthorized_client",
-                700_016,
-                format!(
-                    "Application with identifier '{client}' was not found in the directory '{tenant}'."
-                ),
-            ),
-            Self::NoClientSecret => (
-                unauthorized,
-                "invalid_client",
-                7_000_218,
-                "The request body must contain the following parameter: 'client_assertion' or \
-                 'client_secret'."
-                    .to_owned(),
-            ),
-            Self::WrongClientSecret(client) => (
-                unauthorized,
-                "invalid_client",
-                7_000_215,
-                format!("Invalid client secret provided for the app '{client}'."),
-            ),
-            Self::InvalidScope(scope) => (
-                bad,
-                "invalid_scope",
-                70_011,
-                format!("The provided value for scope {scope} is not valid."),
-            ),
-            Self::NotTheDefaultScope(scope) => (
-                bad,
-                "invalid_scope",
-                1_002_012,
-                format!(
-                    "The provided value for scope {scope} is not valid. Client credential flows must have a scope value with /.default suffixed to the resource identifier."
-                ),
-            ),
-            Self::InvalidResource(resource) => (
-                bad,
-                "invalid_resource",
-                500_011,
-                format!("The resource principal named {resource} was not found in the tenant."),
-            ),
-            Self::AssertionInvalid => {
-                (bad, "invalid_grant", 50_013, "Assertion failed signature validation.".to_owned())
-            }
-            Self::AssertionExpired => (
-                bad,
-                "invalid_grant",
-                500_133,
-                "Assertion is not within its valid time range.".to_owned(),
-            ),
-            Self::AssertionForAnother => (
-                bad,
-                "invalid_grant",
-                500_131,
-                "Assertion audience does not match the Client app presenting the assertion."
-                    .to_owned(),
-            ),
-            Self::RefreshTokenInvalid => {
-                (bad, "invalid_grant", 70_000, "Provided grant is invalid or malformed.".to_owned())
-            }
-            Self::RefreshTokenExpired => (
-                bad,
-                "invalid_grant",
-                700_082,
-                "The refresh token has expired due to inactivity.".to_owned(),
-            ),
-            Self::Full => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                "temporarily_unavailable",
-                90_033,
-                TRANSIENT.to_owned(),
-            ),
+            Self::MissingParameter(_) => (bad, "invalid_request", 900_144),
+            Self::InvalidParameter(_) => (bad, "invalid_request", 900_023),
+            Self::UnsupportedGrantType(_) => (bad, "unsupported_grant_type", 70_003),
+            Self::UnknownTenant(_) => (bad, "invalid_request", 90_002),
+            Self::UnknownClient { .. } => (bad, "unauthorized_client", 700_016),
+            Self::NoClientSecret => (unauthorized, "invalid_client", 7_000_218),
+            Self::WrongClientSecret(_) => (unauthorized, "invalid_client", 7_000_215),
+            Self::InvalidScope(_) => (bad, "invalid_scope", 70_011),
+            Self::NotTheDefaultScope(_) => (bad, "invalid_scope", 1_002_012),
+            Self::InvalidResource(_) => (bad, "invalid_resource", 500_011),
+            Self::AssertionInvalid => (bad, "invalid_grant", 50_013),
+            Self::AssertionExpired => (bad, "invalid_grant", 500_133),
+            Self::AssertionForAnother => (bad, "invalid_grant", 500_131),
+            Self::RefreshTokenInvalid => (bad, "invalid_grant", 70_000),
+            Self::RefreshTokenExpired => (bad, "invalid_grant", 700_082),
+            Self::Full(_) => (StatusCode::SERVICE_UNAVAILABLE, "temporarily_unavailable", 90_033),
         }
     }
 }
 
 const TRANSIENT: &str = "A transient error has occurred. Please try again.";
-
-impl From<Full> for Refusal {
-    fn from(full: Full) -> Self {
-        tracing::warn!("no room for a new token: {full}");
-        Self::Full
-    }
-}
 
 impl Exchange {
     /// The correlation id is the client's own, where it sent a UUID as `client-request-id`.
@@ -169,8 +105,11 @@ impl Exchange {
     }
 
     pub(super) fn refuse(&self, refusal: &Refusal) -> Response {
-        let (http, error, number, text) = refusal.terms();
-        self.response(http, error, number, &text)
+        if let Refusal::Full(full) = refusal {
+            tracing::warn!("no room for a new token: {full}");
+        }
+        let (http, error, number) = refusal.terms();
+        self.response(http, error, number, &refusal.to_string())
     }
 
     /// What a script says with a code, and with `error` unless the usual word is wanted.

@@ -5,7 +5,7 @@ mod spelling;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::{Body, to_bytes};
+use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use http::header::{CONTENT_TYPE, LOCATION, RETRY_AFTER};
 use http::request::Parts;
@@ -19,7 +19,7 @@ use super::throttle::WINDOW;
 use super::tokens::{Audience, Worthless};
 use super::told::Told;
 use super::world::Shared;
-use super::{BODY_LIMIT, Version, bearer};
+use super::{Version, bearer, read};
 use spelling::{Exchange, GraphError};
 
 /// Answers one request to Graph, and completes its entry in the record but for the status.
@@ -141,7 +141,7 @@ async fn create(
     body: Body,
     now: Timestamp,
 ) -> Response {
-    let Ok(body) = to_bytes(body, BODY_LIMIT).await else {
+    let Some(body) = read(body).await else {
         return exchange.refuse(&GraphError::of(StatusCode::PAYLOAD_TOO_LARGE));
     };
     let community = match serde_json::from_slice::<NewCommunity>(&body) {
@@ -170,8 +170,7 @@ fn poll(shared: &Shared, exchange: &Exchange, version: Version, id: &str, now: T
     let Some(operation) = world.operations.get_mut(id) else {
         return exchange.refuse(&GraphError::of(StatusCode::NOT_FOUND)).into();
     };
-    let age = Duration::try_from(now.duration_since(operation.created_at)).unwrap_or_default();
-    let answer = operation.poll(shared.sandbox_time(age));
+    let answer = operation.poll(shared, now);
     let response = match &answer.reply {
         Reply::Operation { http, status, detail } => {
             let status = status.as_deref();

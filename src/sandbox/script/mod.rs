@@ -1,27 +1,4 @@
 //! What an operation answers, poll by poll or as time goes by, as data.
-//!
-//! A script is one of these:
-//! - a list of answers, one for each GET, of which the last repeats:
-//!   `[{"status":"notStarted"},{"http":503,"retryAfter":"2"},{"status":"succeeded"}]`
-//! - stages, which hold from a given age of the operation on, in milliseconds of sandbox time:
-//!   `{"stages":[{"fromMs":0,"answer":{"status":"running"}},{"fromMs":9000,"answer":…}]}`
-//! - the word for one of the ready-made scripts (see [`Script::named`]): `"fails"`
-//!
-//! Members of an answer, all of which may be left out, as long as it says something:
-//!
-//! | member | is |
-//! |---|---|
-//! | `status` | answers the operation as Graph spells it, with this status; any word, or null |
-//! | `statusDetail` | its text beside the status |
-//! | `http` | the HTTP status, 200 to 599; from 400 on, without a body, Graph's error body follows |
-//! | `error` | the word for it in that error body, where another than the usual one is wanted |
-//! | `body`, `bodyBase64` | these bytes, untouched, in place of any body of ours |
-//! | `contentType` | of these bytes; `application/json` where it is left out |
-//! | `missingBytes` | `Content-Length` promises so many bytes more, and the connection breaks off |
-//! | `retryAfter` | the header `Retry-After`, verbatim |
-//! | `headers` | more headers, by name; they replace ours |
-//! | `delayMs` | how long to wait before answering, in real milliseconds, whatever the speed |
-//! | `drop` | `true` closes the connection without an answer |
 
 mod shape;
 
@@ -33,15 +10,38 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 
 pub use shape::InvalidScript;
 
+/// What one operation answers to the polls it gets.
+///
+/// A script is one of these:
+/// - a list of answers, one for each GET, of which the last repeats:
+///   `[{"status":"notStarted"},{"http":503,"retryAfter":"2"},{"status":"succeeded"}]`
+/// - stages, which hold from a given age of the operation on, in milliseconds of sandbox time:
+///   `{"stages":[{"fromMs":0,"answer":{"status":"running"}},{"fromMs":9000,"answer":…}]}`
+/// - the word for one of the ready-made scripts (see [`Script::named`]): `"fails"`
+///
+/// Members of an answer, all of which may be left out, as long as it says something:
+///
+/// | member | is |
+/// |---|---|
+/// | `status` | answers the operation as Graph spells it, with this status; any word, or null |
+/// | `statusDetail` | its text beside the status |
+/// | `http` | the HTTP status, 200 to 599; from 400 on, without a body, Graph's error body follows |
+/// | `error` | the word for it in that error body, where another than the usual one is wanted |
+/// | `body`, `bodyBase64` | these bytes, untouched, in place of any body of ours |
+/// | `contentType` | of these bytes; `application/json` where it is left out |
+/// | `missingBytes` | `Content-Length` promises so many bytes more, and the connection breaks off |
+/// | `retryAfter` | the header `Retry-After`, verbatim |
+/// | `headers` | more headers, by name; they replace ours |
+/// | `delayMs` | how long to wait before answering, in real milliseconds, whatever the speed |
+/// | `drop` | `true` closes the connection without an answer |
+#[derive(Clone, Debug, PartialEq)]
+pub struct Script(Plan);
+
 /// What the token endpoint answers to the next requests, one each, before it behaves again.
 ///
 /// A list of answers as in a [`Script`], without `status`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TokenScript(pub(super) Vec<Answer<Fault>>);
-
-/// What one operation answers to the polls it gets.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Script(Plan);
 
 #[derive(Clone, Debug, PartialEq)]
 enum Plan {
