@@ -1,9 +1,71 @@
-//! x
+//! Tracks long-running Viva Engage operations of Microsoft Graph for other apps, and tells each app
+//! by one signed callback how its operation ended.
+//!
+//! An app registers an operation with a callback URL over REST. The bridge polls Graph on the app's
+//! behalf, within Graph's rules, through crashes, and then owes the callback until it is delivered
+//! or listed as undeliverable. One process with one database file does all of it.
+//!
+//! # The map
+//!
+//! In the order in which they are best read:
+//!
+//! * [`operation`], [`callback`], [`lane`] decide. Pure rules: the life of an operation, the life of
+//!   a callback, and the budgets they share. What happens next is derived from the state.
+//! * [`store`] remembers: the contract in prose, and its backends. [`vault`] seals what must not be
+//!   read from a stolen database.
+//! * [`graph`] asks Microsoft Graph. [`courier`] tells the receiver. Each knows one outside system.
+//!   [`tls`] is what both trust.
+//! * [`worker`] acts: claims what is due, takes the step, commits what came of it.
+//! * [`api`] listens: it stores and nudges. [`nudge`] is how it wakes the worker.
+//! * [`provision`] sets up callers, for the API and the command line alike.
+//! * [`sandbox`] stands in for Graph and Entra where there is no tenant.
+//! * [`cli`] is the command line, one file for each command. [`config`] reads its settings.
+//! * [`serve`] puts everything together; [`telemetry`], [`shutdown`] and [`clock`] are what any
+//!   service needs.
+//!
+//! # Invariants
+//!
+//! Named by what is absent; `tests/it/architecture.rs` holds them.
+//!
+//! * Nothing in `operation`, `callback` and `lane` waits, fails, does I/O, serialises, logs, or
+//!   reads a clock. Jitter is hashed, not drawn. So a replay of the same history is the same.
+//! * No state is kept in memory that a crash may not take: the next step is read off the store, and
+//!   a wake-up carries urgency, never content.
+//! * No commit takes effect without the newest claim of its step. No transaction is held while
+//!   anything outside is asked.
+//! * `graph` and `courier` know neither the store nor each other, and no error of theirs goes
+//!   further than an event in a life.
+//! * `api` never takes a step, `worker` never sees a request, and neither names a database.
+//! * Only [`serve`] and the commands name implementations. Only `clock` reads the clock. Only
+//!   `config` reads the environment.
+//!
+//! # Where this departs from the usual, and why
+//!
+//! * A lane's slot counts from the *answer* on, not from the claim (see [`lane`]): only so is the
+//!   rate exact at Graph's end, whatever the network and the token endpoint do in between.
+//! * A callback's id is derived from its operation's (see [`callback::CallbackId`]): a final
+//!   callback that were owed twice by some fault would still be one message to its receiver.
+//! * A token refused with 401 is renewed for the *next* poll, not retried at once, for a retry
+//!   would be a second poll within 30 s.
+//! * What lapses (deadlines, the age of a callback) is claimed without its lane, so that a paused
+//!   lane cannot keep an operation from ending.
+
+pub mod api;
 pub mod callback;
+pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod courier;
 pub mod graph;
 pub mod lane;
+pub mod nudge;
 pub mod operation;
+pub mod provision;
+pub mod sandbox;
+pub mod serve;
+pub mod shutdown;
 pub mod store;
+pub mod telemetry;
+pub mod tls;
 pub mod vault;
+pub mod worker;
