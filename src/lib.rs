@@ -58,6 +58,7 @@ pub mod config;
 pub mod courier;
 pub mod graph;
 pub mod lane;
+pub mod names;
 pub mod nudge;
 pub mod operation;
 pub mod provision;

@@ -1,9 +1,12 @@
 //! Tells the receiver: one signed POST, to an address that the operator allows.
 //!
-//! [`envelope`] writes what is sent, once; [`signing`] signs it, anew for each attempt; [`egress`]
-//! says where it may go; [`http`] sends it. Signing and composing are pure.
+//! [`compose`] writes what is sent, once; [`signing`] signs it, anew for each attempt; [`Egress`]
+//! says where it may go; [`HttpCourier`] sends it. Signing and composing are pure.
 
-mod signing;
+mod egress;
+mod envelope;
+mod http;
+pub mod signing;
 
 use std::time::Duration;
 
@@ -12,6 +15,9 @@ use bytes::Bytes;
 
 use crate::callback::{CallbackId, Reply};
 
+pub use egress::{AddressRefusal, CallbackUrl, Egress, HostRefusal, UrlRefusal};
+pub use envelope::{Letter, Tracking, compose};
+pub use http::{HARD_DEADLINE, HttpCourier};
 pub use signing::SigningSecret;
 
 /// Makes one attempt to deliver a callback.
@@ -64,8 +70,21 @@ pub enum Failure {
     TimedOut,
     /// The connection broke off before the answer was complete.
     ConnectionLost,
-    /// The answer was larger than we read.
-    AnswerTooLarge,
     /// The answer was not HTTP.
     AnswerMalformed,
+}
+
+impl Failure {
+    /// The code in attempt records and logs; it stays the same.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NameNotResolved => "nameNotResolved",
+            Self::AddressRefused => "addressRefused",
+            Self::ConnectFailed => "connectFailed",
+            Self::TlsFailed => "tlsFailed",
+            Self::TimedOut => "timedOut",
+            Self::ConnectionLost => "connectionLost",
+            Self::AnswerMalformed => "answerMalformed",
+        }
+    }
 }

@@ -15,6 +15,8 @@ mod steps;
 mod writer;
 
 use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Seek as _, Write as _};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,7 +49,7 @@ pub struct SqliteStore {
     readers: Readers,
     vault: Vault,
     policy: lane::Policy,
-    _lock: File,
+    lock: File,
 }
 
 /// Why a database could not be opened, and what to do about it.
@@ -97,12 +99,25 @@ impl SqliteStore {
         check_key(&connection, &vault)?;
         let writer = Writer::start(connection)
             .map_err(|source| OpenError::Inaccessible { path: path.to_owned(), source })?;
-        Ok(Self { writer, readers: Readers::new(path), vault, policy, _lock: lock })
+        Ok(Self { writer, readers: Readers::new(path), vault, policy, lock })
+    }
+
+    /// Leaves word, for other commands on the same machine, of where this process can be asked.
+    pub fn announce(&self, address: SocketAddr) -> std::io::Result<()> {
+        let mut file = &self.lock;
+        file.set_len(0)?;
+        file.seek(std::io::SeekFrom::Start(0))?;
+        writeln!(file, "{address}")
     }
 }
 
+/// Where the process that has the database at `path` open can be asked, if it has left word.
+pub fn announced(path: &Path) -> Option<SocketAddr> {
+    std::fs::read_to_string(lock_path(path)).ok()?.trim().parse().ok()
+}
+
 /// The file whose lock says that a process has the database at `path` open.
-pub fn lock_path(path: &Path) -> PathBuf {
+fn lock_path(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".lock");
     PathBuf::from(name)
@@ -119,7 +134,11 @@ fn lock(path: &Path) -> Result<File, OpenError> {
         .open(&lock_path)
         .map_err(inaccessible)?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => {
+            // Whatever the one before us left is not true of us.
+            file.set_len(0).map_err(inaccessible)?;
+            Ok(file)
+        }
         Err(TryLockError::WouldBlock) => Err(OpenError::InUse { path: path.to_owned() }),
         Err(TryLockError::Error(source)) => Err(inaccessible(source)),
     }

@@ -1,0 +1,468 @@
+//! The settings of `serve`: flags and environment variables, checked, and split into what each part
+//! needs. The only place that reads the environment.
+//!
+//! Every setting is a flag, and an environment variable of the same name: `--min-poll-interval` is
+//! `ENGAGEMENT_BRIDGE_MIN_POLL_INTERVAL`. Secrets are never flags, for flags show in process lists.
+
+use std::fs::OpenOptions;
+use std::io::{self, Write as _};
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use ipnet::IpNet;
+use secrecy::{ExposeSecret, SecretString};
+use zeroize::Zeroizing;
+
+use crate::api::{self, ListenerLimits, new_api_key};
+use crate::clock::Clock;
+use crate::graph::{GraphRoot, LoginRoot};
+use crate::vault::{MasterKey, VaultError};
+use crate::worker::{self, Retention};
+use crate::{callback, graph, lane, operation};
+
+const MASTER_KEY: &str = "ENGAGEMENT_BRIDGE_MASTER_KEY";
+const ADMIN_KEY: &str = "ENGAGEMENT_BRIDGE_ADMIN_KEY";
+
+/// Where the database is: all that most commands need to know.
+#[derive(Args, Clone, Debug)]
+pub struct DatabaseSettings {
+    /// The database file; made new where there is none. Beside it are kept its lock, and the master
+    /// and admin keys unless they are given otherwise.
+    #[arg(long, env = "ENGAGEMENT_BRIDGE_DATABASE", default_value = "bridge.db", value_name = "PATH")]
+    pub database: PathBuf,
+
+    /// A file with the key that secrets in the database are sealed under: 32 bytes in base64. Or
+    /// give the key itself in ENGAGEMENT_BRIDGE_MASTER_KEY. [default: made at first start, beside
+    /// the database]
+    #[arg(long, env = "ENGAGEMENT_BRIDGE_MASTER_KEY_FILE", value_name = "PATH")]
+    pub master_key_file: Option<PathBuf>,
+
+    /// A file with the operator's key to /v1/admin. Or give the key itself in
+    /// ENGAGEMENT_BRIDGE_ADMIN_KEY. [default: made at first start, beside the database]
+    #[arg(long, env = "ENGAGEMENT_BRIDGE_ADMIN_KEY_FILE", value_name = "PATH")]
+    pub admin_key_file: Option<PathBuf>,
+}
+
+/// Everything that can be set about `serve`.
+#[derive(Args, Clone, Debug)]
+pub struct Settings {
+    #[command(flatten)]
+    pub database: DatabaseSettings,
+
+    /// Where to listen for the API; port 0 takes any that is free.
+    #[arg(long, env = "ENGAGEMENT_BRIDGE_LISTEN", default_value = "127.0.0.1:8080", value_name = "ADDRESS")]
+    pub listen: SocketAddr,
+
+    /// The Graph to ask, and the only place that tokens are sent to.
+    #[arg(
+        long,
+        env = "ENGAGEMENT_BRIDGE_GRAPH_ROOT",
+        default_value = "https://graph.microsoft.com",
+        value_name = "URL",
+        value_parser = GraphRoot::parse
+    )]
+    pub graph_root: GraphRoot,
+
+    /// The Entra to get tokens from. [default: the one that belongs to the Graph root]
+    #[arg(long, env = "ENGAGEMENT_BRIDGE_LOGIN_ROOT", value_name = "URL", value_parser = LoginRoot::parse)]
+    pub login_root: Option<LoginRoot>,
+
+    /// Between registration and the first poll.
+    #[arg(long, env = "ENGAGEMENT_BRIDGE_FIRST_POLL_AFTER", value_name = "DURATION", value_parser = span)]
+    #[arg(help = "Between registration and the first poll [default: 5s]")]
+    pub first_poll_after: Option<Duration>,
+
+    /// Between two polls of an operation at the least. Below 31s only for a Graph root that is not
+    /// Microsoft's, such as the sandbox; all that follows Graph's clock is then shortened in
+    /// proportion: the first poll, the longest interval, the budget's window, the grace for 404.
+    #[arg(
+        long,
+        env = "ENGAGEMENT_BRIDGE_MIN_POLL_INTERVAL",
+        default_value = "31s",
+        value_name = "DURATION",
+        value_parser = span
+    )]
+    pub min_poll_interval: Duration,
+
+    /// Between two polls of an operation at the most, unless Graph asks for more.
+    #[arg(long, env = "ENGAGEMENT_BRIDGE_MAX_POLL_INTERVAL", value_name = "DURATION", value_parser = span)]
+    #[arg(help = "Between two polls at the most, unless Graph asks for more [default: 10m]")]
+    pub max_poll_interval: Option<Duration>,
+
+    /// Polls of one identity in any 30 s. Viva Engage grants 10; the rest is left to the app.
+    #[arg(
+        long,
+        env = "ENGAGEMENT_BRIDGE_GRAPH_REQUESTS",
+        default_value_t = 8,
+        value_name = "N",
+        value_parser = clap::value_parser!(u32).range(1..=10)
+    )]
+    pub graph_requests: u32,
+
+    /// How long a blocked operation waits for a credential before it ends as unauthorized.
+    #[arg(
+        long,
+        env = "ENGAGEMENT_BRIDGE_CREDENTIAL_GRACE",
+        default_value = "6h",
+        value_name = "DURATION",
+        value_parser = span
+    )]
+    pub credential_grace: Duration,
+
+    /// Allow callback URLs with plain http.
+    #[arg(long, env = "ENGAGEMENT_BRIDGE_ALLOW_HTTP_CALLBACKS")]
+    pub allow_http_callbacks: bool,
+
+    /// Allow callbacks to addresses in this network, which would else be refused: private,
+    /// loopback and the like. Repeat it, or separate several with commas.
+    #[arg(
+        long,
+        env = "ENGAGEMENT_BRIDGE_ALLOW_CALLBACK_CIDR",
+        value_name = "CIDR",
+        value_delimiter = ','
+    )]
+    pub allow_callback_cidr: Vec<IpNet>,
+
+    /// How long to wait before each attempt of a callback, separated with commas; as many attempts
+    /// as entries.
+    #[arg(
+        long,
+        env = "ENGAGEMENT_BRIDGE_CALLBACK_SCHEDULE",
+        default_value = "0s,5s,5m,30m,2h,5h,10h,14h,20h,24h",
+        value_name = "DURATIONS",
+        value_delimiter = ',',
+        value_parser = span
+    )]
+    pub callback_schedule: Vec<Duration>,
+
+    /// A file with root certificates (PEM) to believe besides Mozilla's.
+    #[arg(long, env = "ENGAGEMENT_BRIDGE_CA_FILE", value_name = "PATH")]
+    pub ca_file: Option<PathBuf>,
+
+    /// Polls and attempts in progress at the most.
+    #[arg(
+        long,
+        env = "ENGAGEMENT_BRIDGE_HANDS",
+        default_value_t = 512,
+        value_name = "N",
+        value_parser = clap::value_parser!(u32).range(1..=65_536)
+    )]
+    pub hands: u32,
+
+    /// How long operations and callbacks at rest are remembered.
+    #[arg(
+        long,
+        env = "ENGAGEMENT_BRIDGE_RETENTION",
+        default_value = "30d",
+        value_name = "DURATION",
+        value_parser = span
+    )]
+    pub retention: Duration,
+
+    /// Requests of one caller per second, with twice as many in a burst.
+    #[arg(
+        long,
+        env = "ENGAGEMENT_BRIDGE_REQUESTS_PER_SECOND",
+        default_value = "1000",
+        value_name = "N"
+    )]
+    pub requests_per_second: NonZeroU32,
+
+    /// Operations of one caller that are being watched at the most.
+    #[arg(long, env = "ENGAGEMENT_BRIDGE_LIVE_OPERATIONS", default_value_t = 100_000, value_name = "N")]
+    pub live_operations: u64,
+
+    /// Open connections to the API at the most.
+    #[arg(
+        long,
+        env = "ENGAGEMENT_BRIDGE_CONNECTIONS",
+        default_value_t = 4_096,
+        value_name = "N",
+        value_parser = clap::value_parser!(u32).range(1..=1_000_000)
+    )]
+    pub connections: u32,
+
+    /// How long requests and steps in progress may take to finish after a SIGTERM or SIGINT.
+    #[arg(
+        long,
+        env = "ENGAGEMENT_BRIDGE_SHUTDOWN_GRACE",
+        default_value = "25s",
+        value_name = "DURATION",
+        value_parser = span
+    )]
+    pub shutdown_grace: Duration,
+}
+
+/// A setting is not one that can be run with.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error(
+        "--min-poll-interval must be more than 30 s for {root}: Microsoft asks for it. \
+         A shorter one is for the sandbox"
+    )]
+    TooQuickForMicrosoft { root: String },
+    #[error("--min-poll-interval must be at least 10 ms")]
+    TooQuick,
+    #[error("--max-poll-interval must not be shorter than --min-poll-interval")]
+    NoRoomBetween,
+    #[error("--callback-schedule needs at least one entry, and none above 7 days")]
+    Schedule,
+    #[error("--login-root is needed for a Graph root that is none of Microsoft's")]
+    NoLoginRoot,
+    #[error("cannot read {path}")]
+    Unreadable {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot write {path}")]
+    Unwritable {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error(
+        "{database} is there, but its master key {path} is not: put it back, or give it by \
+         --master-key-file or {MASTER_KEY}"
+    )]
+    KeyMissing { database: PathBuf, path: PathBuf },
+    #[error("the master key in {from} is not usable")]
+    MasterKey {
+        from: String,
+        #[source]
+        source: VaultError,
+    },
+    #[error("the admin key in {from} must be 16 to 256 visible ASCII characters")]
+    AdminKey { from: String },
+    #[error("the operating system has no random numbers")]
+    NoRandomness(#[source] getrandom::Error),
+    #[error(transparent)]
+    Lease(#[from] worker::LeaseTooShort),
+}
+
+/// The settings, checked, as each part takes them.
+#[derive(Clone, Debug)]
+pub struct Sections {
+    pub graph_root: GraphRoot,
+    pub login_root: LoginRoot,
+    pub operations: operation::Policy,
+    pub callbacks: callback::Policy,
+    pub lanes: lane::Policy,
+    pub worker: worker::Settings,
+    pub retention: Retention,
+    pub limits: api::Limits,
+    pub listener: ListenerLimits,
+}
+
+/// What Graph's own clock asks for; everything else on that clock is in proportion to it.
+const GRAPHS_INTERVAL: Duration = Duration::from_secs(31);
+
+impl Settings {
+    /// Checks what can be checked without touching anything.
+    pub fn sections(&self) -> Result<Sections, ConfigError> {
+        let login_root = self.login_root.clone().or_else(|| self.graph_root.login());
+        let login_root = login_root.ok_or(ConfigError::NoLoginRoot)?;
+        let worker = self.worker();
+        worker.check()?;
+        Ok(Sections {
+            operations: self.operations()?,
+            callbacks: self.callbacks()?,
+            lanes: self.lanes(),
+            worker,
+            retention: Retention { operations: self.retention, ..Retention::default() },
+            limits: api::Limits {
+                requests_per_second: self.requests_per_second,
+                live_operations: self.live_operations,
+                ..api::Limits::default()
+            },
+            listener: ListenerLimits {
+                connections: usize::try_from(self.connections).unwrap_or(usize::MAX),
+                ..ListenerLimits::default()
+            },
+            graph_root: self.graph_root.clone(),
+            login_root,
+        })
+    }
+
+    fn operations(&self) -> Result<operation::Policy, ConfigError> {
+        let shortest = self.min_poll_interval;
+        if shortest < GRAPHS_INTERVAL && self.graph_root.is_microsoft() {
+            return Err(ConfigError::TooQuickForMicrosoft { root: self.graph_root.to_string() });
+        }
+        if shortest < Duration::from_millis(10) {
+            return Err(ConfigError::TooQuick);
+        }
+        let usual = operation::Policy::default();
+        let longest = self.max_poll_interval.unwrap_or(self.scaled(usual.cadence.longest));
+        let longest = longest.max(self.max_poll_interval.map_or(shortest, |_| longest));
+        if longest < shortest {
+            return Err(ConfigError::NoRoomBetween);
+        }
+        let first_poll_after =
+            self.first_poll_after.unwrap_or(self.scaled(usual.cadence.first_poll_after));
+        Ok(operation::Policy {
+            cadence: operation::Cadence {
+                first_poll_after,
+                shortest,
+                longest,
+                last_look: self.scaled(usual.cadence.last_look),
+                ..usual.cadence
+            },
+            not_found_grace: self.scaled(usual.not_found_grace),
+            credential_grace: self.credential_grace,
+            ..usual
+        })
+    }
+
+    fn callbacks(&self) -> Result<callback::Policy, ConfigError> {
+        let a_week = Duration::from_hours(7 * 24);
+        let fits = |schedule: &[Duration]| schedule.iter().all(|wait| *wait <= a_week);
+        if self.callback_schedule.is_empty() || !fits(&self.callback_schedule) {
+            return Err(ConfigError::Schedule);
+        }
+        let in_all: Duration = self.callback_schedule.iter().sum();
+        let usual = callback::Policy::default();
+        // Room for the jitter, and for a day of waiting in a paused lane.
+        let longest_owed = usual.longest_owed.max(in_all + in_all / 10 + Duration::from_hours(24));
+        Ok(callback::Policy { schedule: self.callback_schedule.clone(), longest_owed, ..usual })
+    }
+
+    fn lanes(&self) -> lane::Policy {
+        let usual = lane::Policy::default();
+        lane::Policy {
+            graph_requests: self.graph_requests,
+            graph_window: self.scaled(usual.graph_window),
+            graph_pause: self.scaled(usual.graph_pause),
+            ..usual
+        }
+    }
+
+    fn worker(&self) -> worker::Settings {
+        worker::Settings {
+            hands: usize::try_from(self.hands).unwrap_or(usize::MAX),
+            lease: Duration::from_secs(60),
+            // A poll that left in the last moment must be this far from the next holder's.
+            poll_needs: graph::HARD_DEADLINE.max(GRAPHS_INTERVAL),
+            attempt_needs: crate::courier::HARD_DEADLINE,
+        }
+    }
+
+    /// A span of Graph's clock, which the sandbox may run faster, never slower.
+    fn scaled(&self, span: Duration) -> Duration {
+        let pace = self.min_poll_interval.as_secs_f64() / GRAPHS_INTERVAL.as_secs_f64();
+        let millis = (span.as_secs_f64() * pace.min(1.0) * 1_000.0).ceil();
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a span of the policies, made smaller"
+        )]
+        Duration::from_millis(millis as u64)
+    }
+}
+
+impl DatabaseSettings {
+    /// The master key: as given, or the one beside the database, made at first start.
+    pub fn master_key(&self) -> Result<MasterKey, ConfigError> {
+        if let Some(key) = environment(MASTER_KEY) {
+            let malformed = |source| ConfigError::MasterKey { from: MASTER_KEY.to_owned(), source };
+            return key.expose_secret().parse().map_err(malformed);
+        }
+        let path = self.master_key_file.clone().unwrap_or_else(|| self.beside("master-key"));
+        let from_file = |text: &str| {
+            let malformed =
+                |source| ConfigError::MasterKey { from: path.display().to_string(), source };
+            text.parse().map_err(malformed)
+        };
+        if let Some(text) = read_secret(&path)? {
+            return from_file(&text);
+        }
+        if self.master_key_file.is_some() || self.database.exists() {
+            return Err(ConfigError::KeyMissing { database: self.database.clone(), path });
+        }
+        let key = MasterKey::generate().map_err(|error| match error {
+            VaultError::NoRandomness(source) => ConfigError::NoRandomness(source),
+            source => ConfigError::MasterKey { from: path.display().to_string(), source },
+        })?;
+        write_secret(&path, &key.expose())?;
+        tracing::info!(path = %path.display(), "made a master key: keep a copy of it apart from the database");
+        Ok(key)
+    }
+
+    /// The admin key: as given, or the one beside the database, made at first start.
+    pub fn admin_key(&self, clock: &dyn Clock) -> Result<SecretString, ConfigError> {
+        let checked = |text: &str, from: String| {
+            let text = text.trim();
+            let fits = (16..=256).contains(&text.len());
+            if !fits || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+                return Err(ConfigError::AdminKey { from });
+            }
+            Ok(SecretString::from(text))
+        };
+        if let Some(key) = environment(ADMIN_KEY) {
+            return checked(key.expose_secret(), ADMIN_KEY.to_owned());
+        }
+        let path = self.admin_key_file.clone().unwrap_or_else(|| self.beside("admin-key"));
+        if let Some(text) = read_secret(&path)? {
+            return checked(&text, path.display().to_string());
+        }
+        if self.admin_key_file.is_some() {
+            let source = io::Error::from(io::ErrorKind::NotFound);
+            return Err(ConfigError::Unreadable { path, source });
+        }
+        let (key, _) = new_api_key(clock.now()).map_err(ConfigError::NoRandomness)?;
+        write_secret(&path, key.expose_secret())?;
+        tracing::info!(path = %path.display(), "made an admin key");
+        Ok(key)
+    }
+
+    fn beside(&self, what: &str) -> PathBuf {
+        let mut name = self.database.as_os_str().to_owned();
+        name.push(".");
+        name.push(what);
+        PathBuf::from(name)
+    }
+}
+
+/// Reads `1500ms`, `31s`, `10m`, `24h`, `30d`, `PT31S`, or a plain number of seconds.
+pub fn span(text: &str) -> Result<Duration, String> {
+    let text = text.trim();
+    let hint = "give a duration such as 31s, 1500ms, 10m, 24h or PT31S";
+    if let Ok(seconds) = text.parse::<u32>() {
+        return Ok(Duration::from_secs(seconds.into()));
+    }
+    let days = jiff::SpanRelativeTo::days_are_24_hours();
+    let span = text.parse::<jiff::Span>().and_then(|span| span.to_duration(days));
+    let span = span.map_err(|_| hint.to_owned())?;
+    Duration::try_from(span).map_err(|_| hint.to_owned())
+}
+
+/// Reads a secret from a file, without what white space an editor may have left around it.
+pub fn read_secret(path: &Path) -> Result<Option<Zeroizing<String>>, ConfigError> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(Zeroizing::new(Zeroizing::new(text).trim().to_owned()))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(ConfigError::Unreadable { path: path.to_owned(), source }),
+    }
+}
+
+/// Writes a new file that only its owner can read, and makes sure that it stays.
+fn write_secret(path: &Path, secret: &str) -> Result<(), ConfigError> {
+    let unwritable = |source| ConfigError::Unwritable { path: path.to_owned(), source };
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut file = options.open(path).map_err(unwritable)?;
+    file.write_all(secret.as_bytes()).map_err(unwritable)?;
+    file.write_all(b"\n").map_err(unwritable)?;
+    // A key that is lost to a power cut takes all that was sealed under it along.
+    file.sync_all().map_err(unwritable)
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is the one place that reads the environment")]
+fn environment(name: &str) -> Option<SecretString> {
+    std::env::var(name).ok().filter(|value| !value.is_empty()).map(SecretString::from)
+}

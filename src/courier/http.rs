@@ -1,0 +1,273 @@
+//! Sends one callback by HTTP, within bounds of time and size.
+
+use std::error::Error;
+use std::io::ErrorKind;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use reqwest::{Client, Response, redirect};
+use rustls::ClientConfig;
+use tokio::time::{Instant, timeout_at};
+
+use super::egress::{AddressRefusal, CallbackUrl, Egress, Guarded, NotDialled, UrlRefusal};
+use super::signing::sign;
+use super::{Courier, Failure, Parcel, Receipt};
+use crate::callback::Reply;
+use crate::clock::Clock;
+use crate::lane::retry_after;
+use crate::names::LookupError;
+
+/// No attempt takes longer, whatever the receiver does.
+pub const HARD_DEADLINE: Duration = Duration::from_secs(20);
+
+const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+
+/// Bytes of an answer that are read, so that the connection may be used again.
+const READ: usize = 16 * 1_024;
+
+/// Bytes of an answer that are kept.
+const KEPT: usize = 4 * 1_024;
+
+const USER_AGENT: &str = concat!("engagement-bridge/", env!("CARGO_PKG_VERSION"));
+
+/// Characters of a failure's detail at the most.
+const LONGEST_DETAIL: usize = 300;
+
+/// A [`Courier`] over HTTP/1.1 and HTTP/2.
+pub struct HttpCourier {
+    client: Client,
+    egress: Arc<Egress>,
+    clock: Arc<dyn Clock>,
+    within: Duration,
+}
+
+/// Why no complete answer came.
+#[derive(Debug)]
+struct Unanswered {
+    failure: Failure,
+    detail: String,
+}
+
+impl HttpCourier {
+    /// Fails only where the TLS configuration is not one that the client can take.
+    pub fn new(
+        egress: Arc<Egress>,
+        tls: ClientConfig,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, reqwest::Error> {
+        Self::with_deadlines(egress, tls, clock, CONNECT_WITHIN, HARD_DEADLINE)
+    }
+
+    fn with_deadlines(
+        egress: Arc<Egress>,
+        mut tls: ClientConfig,
+        clock: Arc<dyn Clock>,
+        connect_within: Duration,
+        within: Duration,
+    ) -> Result<Self, reqwest::Error> {
+        // reqwest sets these for configurations of its own making, and leaves ours alone.
+        tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let client = Client::builder()
+            .tls_backend_preconfigured(tls)
+            .dns_resolver(Guarded(Arc::clone(&egress)))
+            .user_agent(USER_AGENT)
+            // A proxy from the environment would dial for us what the guard has never seen.
+            .no_proxy()
+            // A redirect leads where nobody has looked, so it is an answer like any other.
+            .redirect(redirect::Policy::none())
+            .connect_timeout(connect_within)
+            .pool_max_idle_per_host(16)
+            .pool_idle_timeout(Duration::from_secs(30))
+            .build()?;
+        Ok(Self { client, egress, clock, within })
+    }
+
+    async fn attempt(&self, url: &CallbackUrl, parcel: &Parcel) -> Result<Receipt, Unanswered> {
+        let until = Instant::now() + self.within;
+        let timed_out = |phase: &str| Unanswered {
+            failure: Failure::TimedOut,
+            detail: format!("no complete answer within {} s, {phase}", self.within.as_secs_f32()),
+        };
+        let request = self
+            .client
+            .post(url.as_str())
+            .headers(self.headers(parcel))
+            .body(parcel.body.clone());
+        let sent = timeout_at(until, request.send()).await;
+        let response = sent.map_err(|_| timed_out("before its headers"))?.map_err(classify)?;
+        let (status, headers) = (response.status(), response.headers().clone());
+        let answer = match timeout_at(until, read(response)).await {
+            Ok(Ok(answer)) => answer,
+            // Whoever says 2xx has taken the callback, however the rest of the answer went.
+            Ok(Err(_)) | Err(_) if status.is_success() => Bytes::new(),
+            Ok(Err(error)) => return Err(classify(error)),
+            Err(_) => return Err(timed_out("before the end of its body")),
+        };
+        Ok(Receipt {
+            reply: reply(status, &headers, self.clock.now()),
+            status: Some(status.as_u16()),
+            failure: None,
+            detail: None,
+            answer,
+            took: Duration::ZERO,
+        })
+    }
+
+    /// Signed anew for each attempt, with its own time.
+    fn headers(&self, parcel: &Parcel) -> HeaderMap {
+        let (id, timestamp) = (parcel.id.to_string(), self.clock.now().as_second());
+        let signature = sign(&parcel.secrets, &id, timestamp, &parcel.body);
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert("webhook-timestamp", HeaderValue::from(timestamp));
+        for (name, value) in [("webhook-id", id), ("webhook-signature", signature)] {
+            // Both are made of letters, digits and base64, which headers take.
+            if let Ok(value) = HeaderValue::try_from(value) {
+                headers.insert(name, value);
+            }
+        }
+        headers
+    }
+}
+
+#[async_trait]
+impl Courier for HttpCourier {
+    async fn deliver(&self, parcel: Parcel) -> Receipt {
+        let started = Instant::now();
+        // Judged anew: the operator's rules may have changed since the registration, and a literal
+        // address is never shown to the resolver.
+        let (host, result) = match self.egress.check_url(&parcel.url) {
+            Ok(url) => (url.host().to_owned(), self.attempt(&url, &parcel).await),
+            Err(refusal) => (String::new(), Err(Unanswered::from(&refusal))),
+        };
+        let mut receipt = result.unwrap_or_else(Receipt::from);
+        receipt.took = started.elapsed();
+        log(&parcel, &host, &receipt);
+        receipt
+    }
+}
+
+/// Once for each attempt. Never the URL's path or query, which may hold secrets.
+fn log(parcel: &Parcel, host: &str, receipt: &Receipt) {
+    let (id, status) = (parcel.id, receipt.status);
+    let took_ms = u64::try_from(receipt.took.as_millis()).unwrap_or(u64::MAX);
+    let failure = receipt.failure.map(Failure::as_str);
+    let detail = receipt.detail.as_deref();
+    if receipt.reply == Reply::Accepted {
+        tracing::info!(callback.id = %id, host, status, took_ms, "delivered {id}");
+    } else {
+        tracing::warn!(
+            callback.id = %id, host, status, failure, detail, took_ms,
+            "{id} was not accepted"
+        );
+    }
+}
+
+/// What a status means for the callback.
+fn reply(status: StatusCode, headers: &HeaderMap, now: jiff::Timestamp) -> Reply {
+    let asked = headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
+    let retry_after = asked.and_then(|value| retry_after(value, now));
+    match status.as_u16() {
+        200..=299 => Reply::Accepted,
+        410 => Reply::Gone,
+        429 | 500..=599 => Reply::Unwell { retry_after },
+        _ => Reply::Refused { retry_after },
+    }
+}
+
+/// Reads so much of the answer, and keeps less.
+async fn read(mut response: Response) -> Result<Bytes, reqwest::Error> {
+    let mut kept = BytesMut::new();
+    let mut read = 0;
+    while let Some(chunk) = response.chunk().await? {
+        let room = KEPT.saturating_sub(kept.len()).min(chunk.len());
+        kept.extend_from_slice(chunk.get(..room).unwrap_or_default());
+        read += chunk.len();
+        if read >= READ {
+            break;
+        }
+    }
+    Ok(kept.freeze())
+}
+
+/// Finds the failure in the chain of causes, by type and never by text.
+fn classify(error: reqwest::Error) -> Unanswered {
+    let is_connect = error.is_connect();
+    // The URL may hold secrets, and the detail is shown.
+    let error = error.without_url();
+    let chain = || std::iter::successors(Some(&error as &dyn Error), |&error| error.source());
+    let found = chain().find_map(|cause| failure(cause, is_connect));
+    let failure = found.unwrap_or(if is_connect { Failure::ConnectFailed } else { Failure::ConnectionLost });
+    let last = chain().last().map(ToString::to_string).unwrap_or_default();
+    Unanswered { failure, detail: last.chars().take(LONGEST_DETAIL).collect() }
+}
+
+fn failure(cause: &(dyn Error + 'static), is_connect: bool) -> Option<Failure> {
+    if let Some(not_dialled) = cause.downcast_ref::<NotDialled>() {
+        return Some(match not_dialled {
+            NotDialled::Refused(AddressRefusal { .. }) => Failure::AddressRefused,
+            NotDialled::NotResolved(
+                LookupError::NotFound | LookupError::TimedOut | LookupError::Unavailable(_),
+            ) => Failure::NameNotResolved,
+        });
+    }
+    if cause.is::<rustls::Error>() {
+        return Some(Failure::TlsFailed);
+    }
+    if let Some(error) = cause.downcast_ref::<hyper::Error>()
+        && (error.is_parse() || error.is_parse_status())
+    {
+        return Some(Failure::AnswerMalformed);
+    }
+    let error = cause.downcast_ref::<std::io::Error>()?;
+    // rustls hides in an io::Error, which does not tell of it by `source`.
+    if error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) {
+        return Some(Failure::TlsFailed);
+    }
+    match error.kind() {
+        ErrorKind::TimedOut => Some(Failure::TimedOut),
+        ErrorKind::ConnectionReset
+        | ErrorKind::ConnectionAborted
+        | ErrorKind::BrokenPipe
+        | ErrorKind::UnexpectedEof
+            if !is_connect =>
+        {
+            Some(Failure::ConnectionLost)
+        }
+        _ => None,
+    }
+}
+
+impl From<&UrlRefusal> for Unanswered {
+    fn from(refusal: &UrlRefusal) -> Self {
+        Self { failure: Failure::AddressRefused, detail: refusal.to_string() }
+    }
+}
+
+impl From<Unanswered> for Receipt {
+    fn from(unanswered: Unanswered) -> Self {
+        let reply = match unanswered.failure {
+            Failure::AddressRefused => Reply::AddressRefused,
+            Failure::NameNotResolved
+            | Failure::ConnectFailed
+            | Failure::TlsFailed
+            | Failure::TimedOut
+            | Failure::ConnectionLost
+            | Failure::AnswerMalformed => Reply::Unwell { retry_after: None },
+        };
+        Self {
+            reply,
+            status: None,
+            failure: Some(unanswered.failure),
+            detail: Some(unanswered.detail),
+            answer: Bytes::new(),
+            took: Duration::ZERO,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,144 @@
+//! Puts everything together. With the commands, the one place that names implementations.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use tokio::task::JoinSet;
+
+use crate::api::{self, Api, Listener};
+use crate::clock::{Clock, SystemClock};
+use crate::config::{ConfigError, Sections, Settings};
+use crate::courier::{Egress, HttpCourier};
+use crate::graph::HttpGraph;
+use crate::nudge::Nudge;
+use crate::shutdown::Shutdown;
+use crate::store::sqlite::SqliteStore;
+use crate::store::{Directory, Store};
+use crate::vault::Vault;
+use crate::worker::{Worker, forget_what_rests};
+use crate::tls;
+
+/// A bridge that is bound to its address and ready to run.
+pub struct Bridge {
+    listener: Listener,
+    address: SocketAddr,
+    router: axum::Router,
+    worker: Arc<Worker>,
+    store: Arc<SqliteStore>,
+    sections: Sections,
+    grace: std::time::Duration,
+}
+
+/// A part of the bridge ended by itself, which none ever should.
+#[derive(Debug, thiserror::Error)]
+#[error("the {0} ended by itself; this is a fault of the program")]
+pub struct Died(&'static str);
+
+impl Bridge {
+    /// Opens, connects and binds everything; does nothing yet.
+    pub async fn prepare(settings: &Settings) -> anyhow::Result<Self> {
+        let sections = settings.sections()?;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let master_key = settings.database.master_key()?;
+        let admin_key = settings.database.admin_key(clock.as_ref())?;
+        let (path, lanes) = (settings.database.database.clone(), sections.lanes.clone());
+        let open = move || SqliteStore::open(&path, Vault::new(&master_key), lanes);
+        let store = Arc::new(tokio::task::spawn_blocking(open).await??);
+
+        let roots = match &settings.ca_file {
+            None => None,
+            Some(path) => {
+                let unreadable = |source| ConfigError::Unreadable { path: path.clone(), source };
+                Some(std::fs::read(path).map_err(unreadable)?)
+            }
+        };
+        let tls = tls::client_config(roots.as_deref())?;
+        let egress = Arc::new(Egress::new(
+            settings.allow_http_callbacks,
+            settings.allow_callback_cidr.clone(),
+            Arc::clone(&clock),
+        ));
+        let courier = HttpCourier::new(Arc::clone(&egress), tls.clone(), Arc::clone(&clock))?;
+        let graph = HttpGraph::new(
+            sections.graph_root.clone(),
+            sections.login_root.clone(),
+            tls,
+            Arc::clone(&clock),
+        )?;
+
+        let nudge = Arc::new(Nudge::default());
+        let worker = Arc::new(Worker {
+            store: Arc::clone(&store) as Arc<dyn Store>,
+            graph: Arc::new(graph),
+            courier: Arc::new(courier),
+            clock: Arc::clone(&clock),
+            nudge: Arc::clone(&nudge),
+            operations: sections.operations.clone(),
+            callbacks: sections.callbacks.clone(),
+            settings: sections.worker.clone(),
+        });
+        let (router, _) = api::router(Api::new(api::Parts {
+            store: Arc::clone(&store) as Arc<dyn Store>,
+            directory: Arc::clone(&store) as Arc<dyn Directory>,
+            egress,
+            clock,
+            nudge,
+            graph_root: sections.graph_root.clone(),
+            operations: sections.operations.clone(),
+            callbacks: sections.callbacks.clone(),
+            admin_key: api::digest(&admin_key),
+            limits: sections.limits.clone(),
+        }));
+        let listener = Listener::bind(settings.listen, sections.listener.clone())
+            .await
+            .with_context(|| format!("cannot listen on {}", settings.listen))?;
+        let address = listener.address()?;
+        store.announce(address).context("cannot write to the lock file of the database")?;
+        let grace = settings.shutdown_grace;
+        Ok(Self { listener, address, router, worker, store, sections, grace })
+    }
+
+    /// Where the API listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Runs until told to stop. Fails if a part ends by itself.
+    pub async fn run(self, shutdown: Shutdown) -> anyhow::Result<()> {
+        let address = self.address;
+        tracing::info!(%address, "listening on http://{address}");
+        let (stop, grace) = (shutdown.stop.clone(), self.grace);
+        let mut parts = JoinSet::new();
+        parts.spawn(named("listener", self.listener.serve(self.router, stop.clone(), grace)));
+        parts.spawn(named("worker", self.worker.run(stop.clone(), grace)));
+        let store = Arc::clone(&self.store) as Arc<dyn Store>;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let retention = self.sections.retention;
+        parts.spawn(named("retention", forget_what_rests(store, clock, retention, stop.clone())));
+
+        let finish = async {
+            while let Some(ended) = parts.join_next().await {
+                let name = ended.context("a part of the bridge panicked")?;
+                if !stop.is_cancelled() {
+                    return Err(Died(name).into());
+                }
+            }
+            anyhow::Ok(())
+        };
+        let ended = shutdown.abandon.run_until_cancelled(finish).await.unwrap_or(Ok(()));
+        stop.cancel();
+        parts.shutdown().await;
+        // Closing waits for the writer, which may have a commit to finish.
+        tokio::task::spawn_blocking(move || drop(self.store)).await?;
+        if ended.is_ok() {
+            tracing::info!("stopped");
+        }
+        ended
+    }
+}
+
+async fn named(name: &'static str, part: impl Future<Output = ()>) -> &'static str {
+    part.await;
+    name
+}
