@@ -10,7 +10,8 @@ use crate::api::{self, Api, Listener};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{ConfigError, Sections, Settings};
 use crate::courier::{Egress, HttpCourier};
-use crate::graph::HttpGraph;
+use crate::graph::{self, HttpGraph};
+use crate::names::{Names, SystemNames, Unguarded};
 use crate::nudge::Nudge;
 use crate::shutdown::Shutdown;
 use crate::store::sqlite::SqliteStore;
@@ -54,18 +55,22 @@ impl Bridge {
             }
         };
         let tls = tls::client_config(roots.as_deref())?;
+        let names: Arc<dyn Names> = Arc::new(SystemNames::default());
         let egress = Arc::new(Egress::new(
             settings.allow_http_callbacks,
             settings.allow_callback_cidr.clone(),
+            Arc::clone(&names),
             Arc::clone(&clock),
         ));
         let courier = HttpCourier::new(Arc::clone(&egress), tls.clone(), Arc::clone(&clock))?;
-        let graph = HttpGraph::new(
-            sections.graph_root.clone(),
-            sections.login_root.clone(),
+        let asking = graph::Settings {
+            root: sections.graph_root.clone(),
+            login: sections.login_root.clone(),
             tls,
-            Arc::clone(&clock),
-        )?;
+            resolver: Some(Arc::new(Unguarded(names))),
+            deadlines: graph::Deadlines::default(),
+        };
+        let graph = HttpGraph::new(asking, Arc::clone(&clock))?;
 
         let nudge = Arc::new(Nudge::default());
         let worker = Arc::new(Worker {

@@ -34,13 +34,20 @@ impl Worker {
                 Ok(committed) => return report(&batch, &committed),
                 Err(error) => error,
             };
-            let error = &error as &(dyn std::error::Error + 'static);
             let next_try = after(self.clock.now(), wait);
             if leases_end.is_none_or(|end| end <= next_try) {
-                tracing::error!(error, steps = batch.len(), "could not commit: steps will be repeated");
+                tracing::error!(
+                    error = &error as &(dyn std::error::Error + 'static),
+                    steps = batch.len(),
+                    "could not commit: steps will be repeated"
+                );
                 return;
             }
-            tracing::warn!(error, steps = batch.len(), "could not commit yet, trying again");
+            tracing::warn!(
+                error = &error as &(dyn std::error::Error + 'static),
+                steps = batch.len(),
+                "could not commit yet, trying again"
+            );
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(LONGEST_WAIT);
         }
