@@ -5,6 +5,7 @@
 //! a token goes to Graph and nowhere else, whatever a caller writes.
 
 mod reference;
+mod root;
 
 use std::sync::Arc;
 
@@ -17,6 +18,7 @@ use sha2::{Digest, Sha256};
 use crate::operation::{Event, OperationId};
 
 pub use reference::{ApiVersion, InvalidReference, Reference};
+pub use root::{GraphRoot, InvalidRoot, LoginRoot};
 
 /// Asks Graph once.
 #[async_trait]
