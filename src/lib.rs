@@ -5,3 +5,4 @@ pub mod courier;
 pub mod graph;
 pub mod lane;
 pub mod operation;
+pub mod tls;

@@ -6,6 +6,7 @@
 
 mod reference;
 mod root;
+mod wire;
 
 use std::sync::Arc;
 
