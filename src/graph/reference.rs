@@ -223,7 +223,7 @@ fn unquoted(path: &str) -> Result<Cow<'_, str>, InvalidReference> {
     Ok(Cow::Owned(decoded))
 }
 
-/// The id in `'{id}')`, which is what follows the opening parenthesis of an OData key.
+/// The id in `'{id}')`, which is what follows the opening parenthesis of a key.
 fn in_quotes(key: &str) -> Result<&str, InvalidReference> {
     key.strip_prefix('\'').and_then(|key| key.strip_suffix("')")).ok_or(InvalidReference::Path)
 }
