@@ -1,4 +1,6 @@
 use std::convert::Infallible;
+use std::io::{self, Write};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use axum::body::{Body, Bytes};
@@ -385,6 +387,70 @@ async fn a_token_endpoint_that_refuses_is_told_from_one_in_trouble() {
         assert_eq!(server.token_requests().len(), 1);
         assert_eq!(server.polls().len(), 0);
     }
+}
+
+/// Collects what is logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn the_log_names_requests_and_holds_no_secret() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(Level::TRACE)
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .finish();
+    let _logging = tracing::subscriber::set_default(subscriber);
+
+    let server = granting(|_| {
+        let headers = [("request-id", "graph-7"), ("x-ms-ags-diagnostic", r#"{"Ring":"5"}"#)];
+        (headers, r#"{"id":"another","status":"failed"}"#).into_response()
+    })
+    .await;
+    let clock = Arc::new(SetClock::default());
+    let graph = graph_at(&server.root, PATIENT, &clock);
+    graph.poll(by_token()).await;
+    graph.poll(by_connection()).await;
+    clock.advance(HOUR);
+    graph.poll(by_token()).await;
+    let refusing = StandIn::start(|_| {
+        let body = r#"{"error":"invalid_client","error_codes":[7000215],"trace_id":"entra-7",
+            "error_description":"hunter2 is wrong"}"#;
+        (StatusCode::UNAUTHORIZED, body).into_response()
+    })
+    .await;
+    graph_at(&refusing.root, PATIENT, &clock).poll(by_connection()).await;
+
+    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    for named in [
+        "operation.id=op_00000000000000000000000000000007",
+        r#"request_id="graph-7""#,
+        r#"diagnostic="{\"Ring\":\"5\"}""#,
+        r#"other_id="another""#,
+        "aadsts=[7000215]",
+        r#"trace_id="entra-7""#,
+        "client_request_id=",
+        "took_ms=",
+    ] {
+        assert!(log.contains(named), "{named} is not in\n{log}");
+    }
+    for secret in ["hunter2", "handed-in", "granted"] {
+        assert!(!log.contains(secret), "{secret} is in\n{log}");
+    }
+    let token = AccessToken { secret: "handed-in".into(), expires_at: Timestamp::MAX };
+    assert!(!format!("{:?} {token:?}", bearer(&token)).contains("handed-in"));
 }
 
 #[test]
