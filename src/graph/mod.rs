@@ -4,7 +4,16 @@
 //! version and id, and the client rebuilds the address from the root that the operator allows. So
 //! a token goes to Graph and nowhere else, whatever a caller writes.
 
+mod client;
+mod grant;
 mod reference;
+mod root;
+mod tokens;
+mod transport;
+mod wire;
+
+#[cfg(test)]
+mod stand_in;
 
 use std::sync::Arc;
 
@@ -16,7 +25,9 @@ use sha2::{Digest, Sha256};
 
 use crate::operation::{Event, OperationId};
 
+pub use client::{ClientError, Deadlines, HARD_DEADLINE, HttpGraph, Settings};
 pub use reference::{ApiVersion, InvalidReference, Reference};
+pub use root::{GraphRoot, InvalidRoot, LoginRoot};
 
 /// Asks Graph once.
 #[async_trait]
@@ -85,8 +96,8 @@ impl Credential {
             }
             Self::Token(token) => {
                 let digest = Sha256::digest(token.secret.expose_secret());
-                let short: String = digest.iter().take(12).map(|b| format!("{b:02x}")).collect();
-                format!("token:{short}")
+                let short = digest.iter().take(12);
+                short.fold("token:".to_owned(), |name, byte| name + &format!("{byte:02x}"))
             }
         }
     }

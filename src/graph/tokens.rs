@@ -1,0 +1,283 @@
+//! The access tokens of connections: fetched once however many polls wait, shared, renewed.
+//!
+//! Entra blocks apps that ask in a loop (AADSTS50196). So nothing that goes wrong here, and nothing
+//! that goes wrong at Graph, makes one identity ask more often than every few seconds.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use secrecy::{ExposeSecret, SecretString};
+use sha2::{Digest, Sha256};
+use tokio::sync::{Mutex as Gate, OwnedMutexGuard};
+use tokio::time::{Instant, timeout_at};
+
+use super::grant::Granted;
+use super::{AccessToken, Connection};
+use crate::clock::Clock;
+use crate::operation::{Hindrance, after};
+
+/// The tokens of all connections, for all polls.
+pub(super) struct Tokens {
+    identities: Mutex<HashMap<Identity, Entry>>,
+    capacity: usize,
+}
+
+/// Whom a token is for.
+///
+/// The secret is part of it, by a digest: a connection that was given another secret is another
+/// identity, which inherits neither the tokens nor the refusals of the one before.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub(super) struct Identity {
+    tenant: String,
+    client_id: String,
+    secret_digest: [u8; 32],
+}
+
+/// What is known of one identity.
+#[derive(Debug)]
+struct Entry {
+    held: Option<Held>,
+    failure: Option<Failure>,
+    used_at: Timestamp,
+    /// Held by the one poll that is asking for a token.
+    gate: Arc<Gate<()>>,
+}
+
+#[derive(Clone, Debug)]
+struct Held {
+    token: AccessToken,
+    made_at: Timestamp,
+    /// From here on a poll gets another one, while this one still serves the rest.
+    renew_at: Timestamp,
+    usable_until: Timestamp,
+}
+
+/// The last request for a token came to nothing.
+#[derive(Clone, Copy, Debug)]
+struct Failure {
+    hindrance: Hindrance,
+    in_a_row: u32,
+    /// No other request is made before this.
+    until: Timestamp,
+}
+
+/// What a poll is to do about its token.
+enum Next {
+    Use(AccessToken),
+    /// Get another one, or use this one where that is being done.
+    Renew(AccessToken, Arc<Gate<()>>),
+    /// Get one, or wait for the poll that is doing so.
+    Fetch(Arc<Gate<()>>),
+    GoWithout(Hindrance),
+}
+
+/// An entry takes a few KiB, most of which is the token.
+const CAPACITY: usize = 10_000;
+
+/// A token is not used in the last moments of its life, lest it expire on its way.
+const LONGEST_MARGIN: Duration = Duration::from_secs(30);
+
+/// A token that Graph refuses serves on until it is this old, so that a connection without
+/// permission, which has every token refused, does not ask for one with each poll. Shorter than
+/// the shortest interval of polls: the operation that was refused gets a fresh token next time.
+const SHORTEST_SERVICE: Duration = Duration::from_secs(30);
+
+const FIRST_PAUSE: Duration = Duration::from_secs(5);
+
+const LONGEST_PAUSE: Duration = Duration::from_mins(5);
+
+/// The longest `Retry-After` of the token endpoint that is taken at its word.
+const LONGEST_ASKED: Duration = Duration::from_hours(1);
+
+/// How long a refusal is remembered. It costs a repair that leaves the secret as it is, such as
+/// granting a permission, a minute at the most.
+const REFUSED_FOR: Duration = Duration::from_mins(1);
+
+impl Tokens {
+    pub(super) fn new() -> Self {
+        Self { identities: Mutex::default(), capacity: CAPACITY }
+    }
+
+    /// A token for `identity`: the one that is held, or what `fetch` comes to.
+    ///
+    /// `fetch` runs only if this poll is the one to ask; it limits its own time. Waiting for
+    /// another poll that asks ends at `until`, with trouble.
+    pub(super) async fn get(
+        &self,
+        identity: &Identity,
+        clock: &dyn Clock,
+        until: Instant,
+        fetch: impl Future<Output = Result<Granted, Hindrance>>,
+    ) -> Result<AccessToken, Hindrance> {
+        let _asking: OwnedMutexGuard<()> = match self.next(identity, clock.now()) {
+            Next::Use(token) => return Ok(token),
+            Next::GoWithout(hindrance) => return Err(hindrance),
+            Next::Renew(token, gate) => match gate.try_lock_owned() {
+                Ok(asking) => asking,
+                Err(_) => return Ok(token),
+            },
+            Next::Fetch(gate) => timeout_at(until, gate.lock_owned())
+                .await
+                .map_err(|_| Hindrance::Trouble { retry_after: None })?,
+        };
+        // Another poll may have asked while this one waited, and then its answer is for both.
+        match self.next(identity, clock.now()) {
+            Next::Use(token) => return Ok(token),
+            Next::GoWithout(hindrance) => return Err(hindrance),
+            Next::Renew(..) | Next::Fetch(_) => {}
+        }
+        let asked_at = clock.now();
+        let result = fetch.await;
+        self.learn(identity, asked_at, clock.now(), result)
+    }
+
+    /// Learns that Graph refuses `token`, so that the next poll of an operation brings another.
+    pub(super) fn forget(&self, identity: &Identity, token: &AccessToken, now: Timestamp) {
+        let mut identities = self.lock();
+        let Some(held) = identities.get_mut(identity).and_then(|entry| entry.held.as_mut()) else {
+            return;
+        };
+        // Many polls may have used the same token, and one of them may have replaced it already.
+        if held.token.secret.expose_secret() == token.secret.expose_secret() {
+            let end = after(held.made_at, SHORTEST_SERVICE).max(now);
+            held.usable_until = held.usable_until.min(end);
+        }
+    }
+
+    fn next(&self, identity: &Identity, now: Timestamp) -> Next {
+        self.with_entry(identity, now, |entry| entry.next(now))
+    }
+
+    fn learn(
+        &self,
+        identity: &Identity,
+        asked_at: Timestamp,
+        now: Timestamp,
+        result: Result<Granted, Hindrance>,
+    ) -> Result<AccessToken, Hindrance> {
+        self.with_entry(identity, now, |entry| entry.learn(asked_at, now, result))
+    }
+
+    fn with_entry<T>(
+        &self,
+        identity: &Identity,
+        now: Timestamp,
+        act: impl FnOnce(&mut Entry) -> T,
+    ) -> T {
+        let mut identities = self.lock();
+        if self.capacity <= identities.len() && !identities.contains_key(identity) {
+            let longest_unused = identities
+                .iter()
+                .min_by_key(|(_, entry)| entry.used_at)
+                .map(|(key, _)| key.clone());
+            if let Some(longest_unused) = longest_unused {
+                identities.remove(&longest_unused);
+            }
+        }
+        let entry = identities.entry(identity.clone()).or_insert_with(|| Entry::new(now));
+        entry.used_at = now;
+        act(entry)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Identity, Entry>> {
+        // Every change is a single assignment, so a panic elsewhere cannot leave half of one.
+        self.identities.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Identity {
+    pub(super) fn of(connection: &Connection) -> Self {
+        Self {
+            tenant: connection.tenant.clone(),
+            client_id: connection.client_id.clone(),
+            secret_digest: Sha256::digest(connection.client_secret.expose_secret()).into(),
+        }
+    }
+}
+
+impl Entry {
+    fn new(now: Timestamp) -> Self {
+        Self { held: None, failure: None, used_at: now, gate: Arc::default() }
+    }
+
+    fn next(&self, now: Timestamp) -> Next {
+        let pausing = self.failure.filter(|failure| now < failure.until);
+        match (&self.held, pausing) {
+            (Some(held), None) if held.renew_at <= now && now < held.usable_until => {
+                Next::Renew(held.token.clone(), Arc::clone(&self.gate))
+            }
+            (Some(held), _) if now < held.usable_until => Next::Use(held.token.clone()),
+            (_, Some(failure)) => Next::GoWithout(failure.remembered(now)),
+            (_, None) => Next::Fetch(Arc::clone(&self.gate)),
+        }
+    }
+
+    fn learn(
+        &mut self,
+        asked_at: Timestamp,
+        now: Timestamp,
+        result: Result<Granted, Hindrance>,
+    ) -> Result<AccessToken, Hindrance> {
+        match result {
+            Ok(granted) => {
+                let held = Held::new(granted.secret, asked_at, granted.lives_for);
+                let token = held.token.clone();
+                self.held = Some(held);
+                self.failure = None;
+                Ok(token)
+            }
+            Err(hindrance) => {
+                let before = self.failure.map_or(0, |failure| failure.in_a_row);
+                let failure = Failure::new(hindrance, before, now);
+                self.failure = Some(failure);
+                match &self.held {
+                    Some(held) if now < held.usable_until => Ok(held.token.clone()),
+                    Some(_) | None => Err(failure.remembered(now)),
+                }
+            }
+        }
+    }
+}
+
+impl Held {
+    fn new(secret: SecretString, made_at: Timestamp, lives_for: Duration) -> Self {
+        let margin = (lives_for / 10).min(LONGEST_MARGIN);
+        let expires_at = after(made_at, lives_for);
+        Self {
+            token: AccessToken { secret, expires_at },
+            made_at,
+            renew_at: after(made_at, lives_for / 4 * 3),
+            usable_until: after(made_at, lives_for.saturating_sub(margin)),
+        }
+    }
+}
+
+impl Failure {
+    fn new(hindrance: Hindrance, before: u32, now: Timestamp) -> Self {
+        let pause = match hindrance {
+            Hindrance::Trouble { retry_after } => {
+                let doubled = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(before));
+                let asked = retry_after.unwrap_or_default().min(LONGEST_ASKED);
+                doubled.min(LONGEST_PAUSE).max(asked)
+            }
+            Hindrance::Refused(_) => REFUSED_FOR,
+        };
+        Self { hindrance, in_a_row: before.saturating_add(1), until: after(now, pause) }
+    }
+
+    /// What a poll is told while no other request is made: not to come back before one may be.
+    fn remembered(self, now: Timestamp) -> Hindrance {
+        match self.hindrance {
+            Hindrance::Trouble { .. } => {
+                let rest = Duration::try_from(self.until.duration_since(now)).unwrap_or_default();
+                Hindrance::Trouble { retry_after: Some(rest) }
+            }
+            Hindrance::Refused(refusal) => Hindrance::Refused(refusal),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

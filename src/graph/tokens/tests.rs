@@ -1,0 +1,252 @@
+use std::cell::Cell;
+use std::future::pending;
+
+use futures_util::future::join_all;
+use futures_util::poll;
+use tokio::task::yield_now;
+
+use super::super::stand_in::{SetClock, connection};
+use super::*;
+use crate::operation::Refusal;
+
+const HOUR: Duration = Duration::from_hours(1);
+const TICK: Duration = Duration::from_millis(1);
+
+/// The cache under test, beside the endpoint that it asks, as a count of requests.
+struct Scene {
+    tokens: Tokens,
+    clock: SetClock,
+    requests: Cell<u32>,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let scene =
+            Self { tokens: Tokens::new(), clock: SetClock::default(), requests: Cell::new(0) };
+        scene.clock.advance(HOUR);
+        scene
+    }
+
+    /// What a poll gets while the endpoint grants tokens named `token 1`, `token 2` and so on.
+    async fn granting(&self, secret: &str) -> Result<String, Hindrance> {
+        self.asking(secret, || Ok(HOUR)).await
+    }
+
+    /// What a poll gets while the endpoint answers `answer`.
+    async fn asking(
+        &self,
+        secret: &str,
+        answer: impl Fn() -> Result<Duration, Hindrance>,
+    ) -> Result<String, Hindrance> {
+        self.get(secret, async {
+            // The others come in between.
+            yield_now().await;
+            let number = self.requests.get() + 1;
+            self.requests.set(number);
+            let secret = token(number).into();
+            answer().map(|lives_for| Granted { secret, lives_for })
+        })
+        .await
+    }
+
+    async fn get(
+        &self,
+        secret: &str,
+        fetch: impl Future<Output = Result<Granted, Hindrance>>,
+    ) -> Result<String, Hindrance> {
+        let until = Instant::now() + Duration::from_secs(10);
+        let token = self.tokens.get(&identity(secret), &self.clock, until, fetch).await?;
+        Ok(token.secret.expose_secret().to_owned())
+    }
+
+    fn refuse(&self, secret: &str, token: &str) {
+        let token = AccessToken { secret: token.into(), expires_at: Timestamp::MAX };
+        self.tokens.forget(&identity(secret), &token, self.clock.now());
+    }
+}
+
+fn identity(secret: &str) -> Identity {
+    Identity::of(&connection(secret))
+}
+
+fn token(number: u32) -> String {
+    format!("token {number}")
+}
+
+fn trouble_for(seconds: u64) -> Hindrance {
+    Hindrance::Trouble { retry_after: Some(Duration::from_secs(seconds)) }
+}
+
+const TROUBLE: Hindrance = Hindrance::Trouble { retry_after: None };
+const REFUSED: Hindrance = Hindrance::Refused(Refusal::ClientRefused);
+
+#[tokio::test]
+async fn however_many_polls_wait_one_of_them_asks() {
+    let scene = Scene::new();
+    let got = join_all((0..50).map(|_| scene.granting("s"))).await;
+    assert_eq!(got, vec![Ok(token(1)); 50]);
+    assert_eq!(scene.requests.get(), 1);
+}
+
+#[tokio::test]
+async fn a_failure_is_told_to_all_who_waited_for_it() {
+    let scene = Scene::new();
+    let got = join_all((0..50).map(|_| scene.asking("s", || Err(TROUBLE)))).await;
+    assert_eq!(got, vec![Err(trouble_for(5)); 50]);
+    assert_eq!(scene.requests.get(), 1);
+}
+
+#[tokio::test]
+async fn a_token_is_renewed_in_the_last_quarter_of_its_life_without_keeping_anyone_waiting() {
+    let scene = Scene::new();
+    assert_eq!(scene.granting("s").await, Ok(token(1)));
+    scene.clock.advance((HOUR / 4 * 3).saturating_sub(TICK));
+    assert_eq!(scene.granting("s").await, Ok(token(1)));
+    assert_eq!(scene.requests.get(), 1);
+
+    scene.clock.advance(TICK);
+    let mut stuck = Box::pin(scene.get("s", pending()));
+    assert!(poll!(stuck.as_mut()).is_pending());
+    assert_eq!(scene.granting("s").await, Ok(token(1)));
+    assert_eq!(scene.requests.get(), 1);
+
+    drop(stuck);
+    assert_eq!(scene.granting("s").await, Ok(token(2)));
+}
+
+#[tokio::test]
+async fn a_renewal_that_fails_leaves_the_token_that_is_still_good() {
+    let scene = Scene::new();
+    assert_eq!(scene.granting("s").await, Ok(token(1)));
+    scene.clock.advance(HOUR / 4 * 3);
+    for _ in 0..3 {
+        assert_eq!(scene.asking("s", || Err(REFUSED)).await, Ok(token(1)));
+    }
+    assert_eq!(scene.requests.get(), 2);
+    scene.clock.advance(REFUSED_FOR);
+    assert_eq!(scene.granting("s").await, Ok(token(3)));
+}
+
+#[tokio::test]
+async fn a_token_is_not_used_in_the_last_moments_of_its_life() {
+    let scene = Scene::new();
+    assert_eq!(scene.granting("s").await, Ok(token(1)));
+    scene.clock.advance(HOUR.saturating_sub(LONGEST_MARGIN + TICK));
+    assert_eq!(scene.asking("s", || Err(trouble_for(60))).await, Ok(token(1)));
+    scene.clock.advance(TICK);
+    let rest = Duration::from_mins(1).saturating_sub(TICK);
+    let expected = Err(Hindrance::Trouble { retry_after: Some(rest) });
+    assert_eq!(scene.granting("s").await, expected);
+}
+
+#[tokio::test]
+async fn trouble_is_met_with_ever_longer_pauses() {
+    let scene = Scene::new();
+    for (number, pause) in
+        [(1, 5), (2, 10), (3, 20), (4, 40), (5, 80), (6, 160), (7, 300), (8, 300)]
+    {
+        for _ in 0..3 {
+            assert_eq!(scene.asking("s", || Err(TROUBLE)).await, Err(trouble_for(pause)));
+        }
+        assert_eq!(scene.requests.get(), number);
+        scene.clock.advance(Duration::from_secs(pause));
+    }
+    assert_eq!(scene.granting("s").await, Ok(token(9)));
+    scene.clock.advance(HOUR);
+    assert_eq!(scene.asking("s", || Err(TROUBLE)).await, Err(trouble_for(5)));
+}
+
+#[tokio::test]
+async fn the_endpoint_is_taken_at_its_word_on_when_to_come_back_within_reason() {
+    let scene = Scene::new();
+    assert_eq!(scene.asking("s", || Err(trouble_for(120))).await, Err(trouble_for(120)));
+    scene.clock.advance(Duration::from_secs(90));
+    assert_eq!(scene.granting("s").await, Err(trouble_for(30)));
+    assert_eq!(scene.asking("t", || Err(trouble_for(999_999))).await, Err(trouble_for(3_600)));
+}
+
+#[tokio::test]
+async fn a_refusal_is_remembered_until_another_secret_comes() {
+    let scene = Scene::new();
+    for _ in 0..3 {
+        assert_eq!(scene.asking("old", || Err(REFUSED)).await, Err(REFUSED));
+    }
+    assert_eq!(scene.requests.get(), 1);
+    assert_eq!(scene.granting("new").await, Ok(token(2)));
+    assert_eq!(scene.granting("old").await, Err(REFUSED));
+    scene.clock.advance(REFUSED_FOR);
+    assert_eq!(scene.granting("old").await, Ok(token(3)));
+}
+
+#[tokio::test]
+async fn a_token_that_graph_refuses_is_thrown_away() {
+    let scene = Scene::new();
+    assert_eq!(scene.granting("s").await, Ok(token(1)));
+    scene.clock.advance(SHORTEST_SERVICE);
+    scene.refuse("s", "token 1");
+    assert_eq!(scene.granting("s").await, Ok(token(2)));
+    // A poll that set out with the first one learns of it late.
+    scene.clock.advance(SHORTEST_SERVICE);
+    scene.refuse("s", "token 1");
+    assert_eq!(scene.granting("s").await, Ok(token(2)));
+}
+
+#[tokio::test]
+async fn refusals_of_young_tokens_make_no_loop_of_requests() {
+    let scene = Scene::new();
+    // A poll each second, of a connection without permission.
+    for _ in 0..300 {
+        let token = scene.granting("s").await.unwrap();
+        scene.refuse("s", &token);
+        scene.clock.advance(Duration::from_secs(1));
+    }
+    assert_eq!(scene.requests.get(), 10);
+}
+
+#[tokio::test]
+async fn an_operation_that_was_refused_has_another_token_for_its_next_poll() {
+    let scene = Scene::new();
+    for age in 0..60 {
+        let secret = format!("{age}");
+        let first = scene.granting(&secret).await;
+        scene.clock.advance(Duration::from_secs(age));
+        scene.refuse(&secret, first.as_ref().unwrap());
+        scene.clock.advance(Duration::from_secs(31));
+        assert_ne!(scene.granting(&secret).await, first, "refused after {age} s");
+    }
+}
+
+#[tokio::test]
+async fn a_poll_that_goes_away_while_asking_leaves_it_to_the_next() {
+    let scene = Scene::new();
+    let mut stuck = Box::pin(scene.get("s", pending()));
+    assert!(poll!(stuck.as_mut()).is_pending());
+    let mut waiting = Box::pin(scene.granting("s"));
+    assert!(poll!(waiting.as_mut()).is_pending());
+    drop(stuck);
+    assert_eq!(waiting.await, Ok(token(1)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_for_another_poll_without_end() {
+    let scene = Scene::new();
+    let mut stuck = Box::pin(scene.get("s", pending()));
+    assert!(poll!(stuck.as_mut()).is_pending());
+    assert_eq!(scene.granting("s").await, Err(TROUBLE));
+    assert_eq!(scene.requests.get(), 0);
+}
+
+#[tokio::test]
+async fn the_identity_that_was_not_used_for_longest_makes_room() {
+    let scene = Scene { tokens: Tokens { capacity: 3, ..Tokens::new() }, ..Scene::new() };
+    for secret in ["a", "b", "c", "a", "d"] {
+        scene.clock.advance(Duration::from_secs(1));
+        scene.granting(secret).await.unwrap();
+    }
+    assert_eq!(scene.tokens.lock().len(), 3);
+    assert_eq!(scene.requests.get(), 4);
+    scene.granting("a").await.unwrap();
+    assert_eq!(scene.requests.get(), 4);
+    scene.granting("b").await.unwrap();
+    assert_eq!(scene.requests.get(), 5);
+}
