@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::access::Operator;
-use super::body::{self, Query};
+use super::body::{self, Params};
 use super::connections::{self, NewConnection};
 use super::page::{next, page};
 use super::problem::{Kind, Problem, ProblemBody};
@@ -88,7 +88,7 @@ impl From<NewCaller> for Created {
 pub(super) async fn list_callers(
     State(api): State<Api>,
     Operator: Operator,
-    Query(query): Query<Filter>,
+    Params(query): Params<Filter>,
 ) -> Result<Json<Listed>, Problem> {
     let page = page::<CallerName>(query.after.as_deref(), query.limit)?;
     let limit = page.limit;

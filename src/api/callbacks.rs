@@ -12,7 +12,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::Api;
 use super::access::Caller;
-use super::body::Query;
+use super::body::Params;
 use super::operations::view::CallbackView;
 use super::page::{next, page};
 use super::problem::{Problem, ProblemBody};
@@ -70,7 +70,7 @@ pub(super) struct Listed {
 pub(super) async fn list(
     State(api): State<Api>,
     Caller(caller): Caller,
-    Query(query): Query<Filter>,
+    Params(query): Params<Filter>,
 ) -> Result<Json<Listed>, Problem> {
     let state = query.state.map(|word| match word {
         StateWord::Pending => "pending",

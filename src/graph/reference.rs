@@ -111,6 +111,37 @@ impl Reference {
         }
         Ok(Self { version: ApiVersion::V1, id: checked_id(text)? })
     }
+
+    /// The path at Graph, in the form that is polled.
+    pub fn path(&self) -> String {
+        let (version, id) = (self.version.as_str(), &self.id);
+        format!("/{version}/employeeExperience/engagementAsyncOperations/{id}")
+    }
+}
+
+impl InvalidReference {
+    /// A word for the reason that stays the same, for programs.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Empty => "empty",
+            Self::TooLong { .. } => "tooLong",
+            Self::StrayCharacter { .. } => "strayCharacter",
+            Self::Unrecognised => "unrecognised",
+            Self::Scheme { .. } => "otherScheme",
+            Self::UserInfo => "userInfo",
+            Self::Host { .. } => "otherHost",
+            Self::Port { .. } => "otherPort",
+            Self::Query => "query",
+            Self::Fragment => "fragment",
+            Self::Traversal => "traversal",
+            Self::EmptySegment => "emptySegment",
+            Self::Encoding => "encoding",
+            Self::Version => "version",
+            Self::Path => "otherPath",
+            Self::MissingId => "missingId",
+            Self::Id => "malformedId",
+        }
+    }
 }
 
 impl ApiVersion {

@@ -8,7 +8,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::view::OperationView;
 use crate::api::Api;
 use crate::api::access::Caller;
-use crate::api::body::Query;
+use crate::api::body::Params;
 use crate::api::page::{next, page};
 use crate::api::problem::{Problem, ProblemBody};
 use crate::store::OperationFilter;
@@ -64,7 +64,7 @@ pub(in crate::api) struct Listed {
 pub(in crate::api) async fn list(
     State(api): State<Api>,
     Caller(caller): Caller,
-    Query(query): Query<Filter>,
+    Params(query): Params<Filter>,
 ) -> Result<Json<Listed>, Problem> {
     let state = query.state.map(|word| match word {
         StateWord::Watching => "watching",

@@ -12,7 +12,7 @@ use crate::store::{Attempt, Identity, StoredCallback, Tracked};
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Operation)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct OperationView {
+pub(in crate::api) struct OperationView {
     #[schema(example = "op_019a2b3c4d5e6f708192a3b4c5d6e7f8", pattern = "^op_[0-9a-f]{32}$")]
     id: String,
     /// `watching`, `blocked` (until you bring a credential), `settled` or `cancelled`.
@@ -66,7 +66,7 @@ struct Blocked {
 /// An operation with the callbacks that it has owed.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = OperationWithCallbacks)]
-pub(super) struct DetailedView {
+pub(in crate::api) struct DetailedView {
     #[serde(flatten)]
     operation: OperationView,
     /// Newest first.
