@@ -25,13 +25,20 @@ use crate::{callback, graph, lane, operation};
 
 const MASTER_KEY: &str = "ENGAGEMENT_BRIDGE_MASTER_KEY";
 const ADMIN_KEY: &str = "ENGAGEMENT_BRIDGE_ADMIN_KEY";
+const CLIENT_SECRET: &str = "ENGAGEMENT_BRIDGE_CLIENT_SECRET";
+const SIGNING_SECRET: &str = "ENGAGEMENT_BRIDGE_SIGNING_SECRET";
 
 /// Where the database is: all that most commands need to know.
 #[derive(Args, Clone, Debug)]
 pub struct DatabaseSettings {
     /// The database file; made new where there is none. Beside it are kept its lock, and the master
     /// and admin keys unless they are given otherwise.
-    #[arg(long, env = "ENGAGEMENT_BRIDGE_DATABASE", default_value = "bridge.db", value_name = "PATH")]
+    #[arg(
+        long,
+        env = "ENGAGEMENT_BRIDGE_DATABASE",
+        default_value = "bridge.db",
+        value_name = "PATH"
+    )]
     pub database: PathBuf,
 
     /// A file with the key that secrets in the database are sealed under: 32 bytes in base64. Or
@@ -53,7 +60,12 @@ pub struct Settings {
     pub database: DatabaseSettings,
 
     /// Where to listen for the API; port 0 takes any that is free.
-    #[arg(long, env = "ENGAGEMENT_BRIDGE_LISTEN", default_value = "127.0.0.1:8080", value_name = "ADDRESS")]
+    #[arg(
+        long,
+        env = "ENGAGEMENT_BRIDGE_LISTEN",
+        default_value = "127.0.0.1:8080",
+        value_name = "ADDRESS"
+    )]
     pub listen: SocketAddr,
 
     /// The Graph to ask, and the only place that tokens are sent to.
@@ -172,7 +184,12 @@ pub struct Settings {
     pub requests_per_second: NonZeroU32,
 
     /// Operations of one caller that are being watched at the most.
-    #[arg(long, env = "ENGAGEMENT_BRIDGE_LIVE_OPERATIONS", default_value_t = 100_000, value_name = "N")]
+    #[arg(
+        long,
+        env = "ENGAGEMENT_BRIDGE_LIVE_OPERATIONS",
+        default_value_t = 100_000,
+        value_name = "N"
+    )]
     pub live_operations: u64,
 
     /// Open connections to the API at the most.
@@ -446,6 +463,16 @@ pub fn read_secret(path: &Path) -> Result<Option<Zeroizing<String>>, ConfigError
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(ConfigError::Unreadable { path: path.to_owned(), source }),
     }
+}
+
+/// The client secret for `connections add`, where the environment has it.
+pub fn client_secret() -> Option<Zeroizing<String>> {
+    environment(CLIENT_SECRET).map(|secret| Zeroizing::new(secret.expose_secret().to_owned()))
+}
+
+/// The signing secret for `verify`, where the environment has it.
+pub fn signing_secret() -> Option<Zeroizing<String>> {
+    environment(SIGNING_SECRET).map(|secret| Zeroizing::new(secret.expose_secret().to_owned()))
 }
 
 /// Writes a new file that only its owner can read, and makes sure that it stays.

@@ -16,9 +16,9 @@ use crate::nudge::Nudge;
 use crate::shutdown::Shutdown;
 use crate::store::sqlite::SqliteStore;
 use crate::store::{Directory, Store};
+use crate::tls;
 use crate::vault::Vault;
 use crate::worker::{Worker, forget_what_rests};
-use crate::tls;
 
 /// A bridge that is bound to its address and ready to run.
 pub struct Bridge {

@@ -9,17 +9,25 @@ use tracing_subscriber::EnvFilter;
 #[derive(Args, Clone, Debug)]
 pub struct LogSettings {
     /// What to log: error, warn, info, debug or trace, or a filter such as
-    /// `info,engagement_bridge::graph=debug`.
-    #[arg(long, global = true, env = "ENGAGEMENT_BRIDGE_LOG", default_value = "info", value_name = "FILTER")]
-    pub log: String,
+    /// `info,engagement_bridge::graph=debug`. [default: info, and warn for all but `serve`]
+    #[arg(
+        long,
+        global = true,
+        env = "ENGAGEMENT_BRIDGE_LOG",
+        value_name = "FILTER",
+        help_heading = "Logs"
+    )]
+    pub log: Option<String>,
 
-    /// What log lines look like.
+    /// What log lines look like: `text`, `json`, or `auto` for text in a terminal and JSON elsewhere.
     #[arg(
         long,
         global = true,
         env = "ENGAGEMENT_BRIDGE_LOG_FORMAT",
         default_value = "auto",
-        value_name = "FORMAT"
+        value_name = "FORMAT",
+        help_heading = "Logs",
+        hide_possible_values = true
     )]
     pub log_format: LogFormat,
 }
@@ -32,10 +40,10 @@ pub enum LogFormat {
     Json,
 }
 
-/// Sends logs to standard error from now on.
-pub fn init(settings: &LogSettings) -> anyhow::Result<()> {
+/// Sends logs to standard error from now on: what the settings say, or else what is `usual`.
+pub fn init(settings: &LogSettings, usual: &str) -> anyhow::Result<()> {
     let filter = EnvFilter::builder()
-        .parse(&settings.log)
+        .parse(settings.log.as_deref().unwrap_or(usual))
         .map_err(|error| anyhow::anyhow!("--log: {error}"))?;
     let json = match settings.log_format {
         LogFormat::Auto => !std::io::stderr().is_terminal(),

@@ -128,12 +128,9 @@ pub(super) async fn create_caller(
     Operator: Operator,
     body::Json(request): body::Json<Request>,
 ) -> Result<(StatusCode, Json<Created>), Problem> {
-    let name: CallerName = request
-        .name
-        .parse()
-        .map_err(|error: crate::store::InvalidName| {
-            Problem::field("name", "invalid", error.to_string())
-        })?;
+    let name: CallerName = request.name.parse().map_err(|error: crate::store::InvalidName| {
+        Problem::field("name", "invalid", error.to_string())
+    })?;
     let added = add_caller(api.directory.as_ref(), name, api.clock.now()).await?;
     let Some(new) = added else {
         let detail = "There is a caller of that name.";
@@ -166,6 +163,32 @@ pub(super) async fn create_key(
     Path(caller): Path<String>,
 ) -> Result<(StatusCode, Json<keys::Created>), Problem> {
     keys::add(&api, &known(&caller)?).await
+}
+
+/// Lists a caller's connections.
+#[utoipa::path(
+    get,
+    path = "/v1/admin/callers/{caller}/connections",
+    operation_id = "listCallerConnections",
+    tag = "admin",
+    security(("adminKey" = [])),
+    params(("caller" = String, Path, description = "The caller's name")),
+    responses(
+        (status = 200, description = "All of them", body = connections::Listed),
+        (status = 401, description = "Not the admin key", body = ProblemBody,
+            content_type = "application/problem+json"),
+        (status = 404, description = "There is no such caller", body = ProblemBody,
+            content_type = "application/problem+json"),
+        (status = 503, description = "Try again", body = ProblemBody,
+            content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn list_connections(
+    State(api): State<Api>,
+    Operator: Operator,
+    Path(caller): Path<String>,
+) -> Result<Json<connections::Listed>, Problem> {
+    connections::listed(&api, &known(&caller)?).await
 }
 
 /// Makes a connection for a caller.

@@ -14,7 +14,9 @@ use super::problem::{Kind, Problem, ProblemBody};
 use super::{Api, FieldError};
 use crate::graph::{self, Credential};
 use crate::operation::{Decision, Event, OperationId, decide};
-use crate::store::{Amendment, CallerName, Identity, OperationFilter, Page, Tracked};
+use crate::store::{
+    Amendment, CallerName, ConnectionSummary, Identity, OperationFilter, Page, Tracked,
+};
 
 /// Bytes of a client secret at the most.
 const LONGEST_SECRET: usize = 1_024;
@@ -88,15 +90,14 @@ pub(super) async fn list(
     State(api): State<Api>,
     Caller(caller): Caller,
 ) -> Result<Json<Listed>, Problem> {
-    let connections = api.directory.connections(&caller).await?.unwrap_or_default();
-    let view = |it: crate::store::ConnectionSummary| ConnectionView {
-        name: it.name,
-        tenant: it.tenant,
-        client_id: it.client_id,
-        is_default: it.is_default,
-        created_at: it.created_at.to_string(),
-    };
-    Ok(Json(Listed { connections: connections.into_iter().map(view).collect() }))
+    listed(&api, &caller).await
+}
+
+/// The connections of `caller`, whoever asked for them.
+pub(super) async fn listed(api: &Api, caller: &CallerName) -> Result<Json<Listed>, Problem> {
+    let connections = api.directory.connections(caller).await?;
+    let connections = connections.ok_or_else(|| Problem::new(Kind::NotFound))?;
+    Ok(Json(Listed { connections: connections.into_iter().map(ConnectionView::from).collect() }))
 }
 
 /// Makes a connection. The first one becomes your default.
@@ -153,14 +154,19 @@ pub(super) async fn add(
     let made = api.directory.connections(caller).await?.unwrap_or_default();
     let made = made.into_iter().find(|it| it.name == name);
     let made = made.ok_or_else(|| Problem::new(Kind::NotFound))?;
-    let view = ConnectionView {
-        name: made.name,
-        tenant: made.tenant,
-        client_id: made.client_id,
-        is_default: made.is_default,
-        created_at: made.created_at.to_string(),
-    };
-    Ok((StatusCode::CREATED, Json(view)))
+    Ok((StatusCode::CREATED, Json(made.into())))
+}
+
+impl From<ConnectionSummary> for ConnectionView {
+    fn from(stored: ConnectionSummary) -> Self {
+        Self {
+            name: stored.name,
+            tenant: stored.tenant,
+            client_id: stored.client_id,
+            is_default: stored.is_default,
+            created_at: stored.created_at.to_string(),
+        }
+    }
 }
 
 impl NewConnection {

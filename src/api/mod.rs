@@ -175,7 +175,7 @@ pub fn router(api: Api) -> (Router, utoipa::openapi::OpenApi) {
         // Used by the operator and by the command line.
         .routes(routes!(admin::list_callers, admin::create_caller))
         .routes(routes!(admin::create_key))
-        .routes(routes!(admin::create_connection))
+        .routes(routes!(admin::list_connections, admin::create_connection))
         // Used by probes.
         .routes(routes!(health::alive))
         .routes(routes!(health::ready))
@@ -186,7 +186,10 @@ pub fn router(api: Api) -> (Router, utoipa::openapi::OpenApi) {
     let json = document.to_json().unwrap_or_default();
     let limits = api.limits.clone();
     let router = router
-        .route("/openapi.json", get(move || std::future::ready(health::json_document(json.clone()))))
+        .route(
+            "/openapi.json",
+            get(move || std::future::ready(health::json_document(json.clone()))),
+        )
         .fallback(|| std::future::ready(Problem::new(Kind::NotFound)))
         .method_not_allowed_fallback(|| std::future::ready(Problem::new(Kind::MethodNotAllowed)))
         .layer(DefaultBodyLimit::max(limits.body))

@@ -23,18 +23,13 @@ where
         return Err(Problem::field("limit", "outOfRange", detail));
     }
     let after = after.map(str::parse).transpose();
-    let after = after.map_err(|error: Key::Err| {
-        Problem::field("after", "invalid", error.to_string())
-    })?;
+    let after =
+        after.map_err(|error: Key::Err| Problem::field("after", "invalid", error.to_string()))?;
     Ok(Page { after, limit })
 }
 
 /// What to ask for next, if there may be more behind a page as full as this.
-pub(super) fn next<Key: ToString>(
-    listed: usize,
-    limit: u32,
-    last: Option<&Key>,
-) -> Option<String> {
+pub(super) fn next<Key: ToString>(listed: usize, limit: u32, last: Option<&Key>) -> Option<String> {
     let full = listed >= usize::try_from(limit).unwrap_or(usize::MAX);
     last.filter(|_| full).map(ToString::to_string)
 }

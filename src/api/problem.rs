@@ -214,10 +214,9 @@ impl From<StoreError> for Problem {
             | StoreError::Locked(_)
             | StoreError::Unavailable(_)
             | StoreError::Overloaded
-            | StoreError::Closed => Self {
-                retry_after: Some(STORE_RETRY_AFTER),
-                ..Self::new(Kind::StoreUnavailable)
-            },
+            | StoreError::Closed => {
+                Self { retry_after: Some(STORE_RETRY_AFTER), ..Self::new(Kind::StoreUnavailable) }
+            }
         }
     }
 }
@@ -234,10 +233,7 @@ impl IntoResponse for Problem {
         };
         let mut response = (status, Json(body)).into_response();
         let headers = response.headers_mut();
-        headers.insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/problem+json"),
-        );
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Some(seconds) = self.retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }

@@ -1,1 +1,115 @@
-pub mod x {}
+//! The command line: one file for each command.
+
+mod callers;
+mod connections;
+mod demo;
+mod desk;
+mod healthcheck;
+mod output;
+mod sandbox;
+mod serve;
+mod settings;
+mod verify;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+
+use crate::telemetry::{self, LogSettings};
+
+/// Tracks long-running Viva Engage operations of Microsoft Graph, and reports how each one ended
+/// by one signed callback.
+#[derive(Debug, Parser)]
+#[command(name = "engagement-bridge", version, max_term_width = 100, after_help = FIRST_STEPS)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    logs: LogSettings,
+}
+
+const FIRST_STEPS: &str = "\
+First steps:
+  engagement-bridge demo                 see all of it work on this machine, in seconds
+  engagement-bridge serve                run the bridge, on an SQLite file
+  engagement-bridge callers add shop     give the app `shop` an API key and a signing secret
+  engagement-bridge connections add …    give it an app registration of Entra to ask Graph by
+
+Every setting is a flag, and an environment variable: --min-poll-interval is also
+ENGAGEMENT_BRIDGE_MIN_POLL_INTERVAL. `engagement-bridge settings` lists them all. Secrets are read
+from the environment, from files or from a prompt, and never from flags.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the bridge.
+    Serve(Box<serve::Arguments>),
+    /// Show everything at work on this machine: Graph's stand-in, the bridge and a receiver.
+    Demo(demo::Arguments),
+    /// Run the stand-ins of Graph and Entra alone, to develop and test against.
+    Sandbox(sandbox::Arguments),
+    /// Add and list callers: the apps that register operations.
+    Callers(callers::Arguments),
+    /// Add and list connections: the Graph identities that callers ask by.
+    Connections(connections::Arguments),
+    /// Check the signature of a callback that was received, and say what is wrong with it.
+    Verify(verify::Arguments),
+    /// Ask a running bridge whether it is ready; made for containers.
+    Healthcheck(healthcheck::Arguments),
+    /// List every setting of `serve` as a Markdown table.
+    Settings,
+}
+
+/// What a command came to.
+type Done = anyhow::Result<ExitCode>;
+
+/// Does what the command line says. Exits with 0 if that was done, with 1 if it could not be, and
+/// with 2 if the command line itself is at fault.
+pub fn run() -> ExitCode {
+    let mut matches = Cli::command().get_matches();
+    let cli = match Cli::from_arg_matches_mut(&mut matches) {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
+    match cli.execute() {
+        Ok(code) => code,
+        Err(error) => {
+            output::error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+impl Cli {
+    fn execute(self) -> Done {
+        let usual_logs = match self.command {
+            Command::Serve(_) => "info",
+            // Tells of its throttled poll by itself.
+            Command::Demo(_) => "error",
+            _ => "warn",
+        };
+        telemetry::init(&self.logs, usual_logs)?;
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        runtime.block_on(async {
+            match self.command {
+                Command::Serve(arguments) => serve::run(*arguments).await,
+                Command::Demo(arguments) => demo::run(arguments).await,
+                Command::Sandbox(arguments) => sandbox::run(arguments).await,
+                Command::Callers(arguments) => callers::run(arguments).await,
+                Command::Connections(arguments) => connections::run(arguments).await,
+                Command::Verify(arguments) => verify::run(arguments),
+                Command::Healthcheck(arguments) => healthcheck::run(arguments).await,
+                Command::Settings => settings::run(),
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+}

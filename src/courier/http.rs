@@ -91,11 +91,8 @@ impl HttpCourier {
             failure: Failure::TimedOut,
             detail: format!("no complete answer within {} s, {phase}", self.within.as_secs_f32()),
         };
-        let request = self
-            .client
-            .post(url.as_str())
-            .headers(self.headers(parcel))
-            .body(parcel.body.clone());
+        let request =
+            self.client.post(url.as_str()).headers(self.headers(parcel)).body(parcel.body.clone());
         let sent = timeout_at(until, request.send()).await;
         let response = sent.map_err(|_| timed_out("before its headers"))?.map_err(classify)?;
         let (status, headers) = (response.status(), response.headers().clone());
@@ -200,7 +197,8 @@ fn classify(error: reqwest::Error) -> Unanswered {
     let error = error.without_url();
     let chain = || std::iter::successors(Some(&error as &dyn Error), |&error| error.source());
     let found = chain().find_map(|cause| failure(cause, is_connect));
-    let failure = found.unwrap_or(if is_connect { Failure::ConnectFailed } else { Failure::ConnectionLost });
+    let failure =
+        found.unwrap_or(if is_connect { Failure::ConnectFailed } else { Failure::ConnectionLost });
     let last = chain().last().map(ToString::to_string).unwrap_or_default();
     Unanswered { failure, detail: last.chars().take(LONGEST_DETAIL).collect() }
 }

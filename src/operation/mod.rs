@@ -24,8 +24,8 @@ pub use decide::{
     Answer, Decision, Event, Hindrance, Ignored, Owed, Renewal, Verdict, decide, register,
 };
 pub use identity::{InvalidId, OperationId};
-pub(crate) use schedule::{after, before, elapsed};
 pub use schedule::{Cadence, Policy, jittered};
+pub(crate) use schedule::{after, before, elapsed};
 
 /// One operation of Graph on its way to an outcome.
 #[derive(Clone, Debug, Eq, PartialEq)]

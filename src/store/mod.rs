@@ -24,7 +24,6 @@ pub mod memory;
 mod records;
 pub mod sqlite;
 
-
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,8 +40,8 @@ use crate::operation::OperationId;
 pub use records::{
     Amended, Amendment, ApiKey, Attempt, CallbackFilter, CallerName, Change, Claim, Claimed,
     Commit, Committed, ConnectionSummary, Idempotency, Identity, InvalidName, KeyDigest, Notice,
-    OperationFilter, OwedCallback, Page, Registered, Registration, SigningSecretSummary,
-    Step, StoredCallback, Tracked, Work,
+    OperationFilter, OwedCallback, Page, Registered, Registration, SigningSecretSummary, Step,
+    StoredCallback, Tracked, Work,
 };
 
 /// Keeps operations and callbacks, and hands out the right to take their next steps.

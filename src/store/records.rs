@@ -180,7 +180,10 @@ pub enum Amendment {
         /// Replaces the credential, and with it the lane.
         credential: Option<Credential>,
     },
-    Callback { before: Callback, after: Callback },
+    Callback {
+        before: Callback,
+        after: Callback,
+    },
 }
 
 /// Whether an amendment took effect.

@@ -32,7 +32,8 @@ impl Worker {
             Work::LapseCallback(callback) => {
                 let now = self.clock.now();
                 let event = callback::Event::Lapsed;
-                let change = self.told(callback::decide(&self.callbacks, &callback, event, now), None);
+                let change =
+                    self.told(callback::decide(&self.callbacks, &callback, event, now), None);
                 Commit { claim, change, report: Report::Unused, at: now }
             }
         }

@@ -16,10 +16,17 @@ enum Act {
     /// As many claims as there is room for, up to this many.
     Claim(usize),
     /// The step of the `which`-th open claim is over.
-    Settle { which: usize, report: Report },
+    Settle {
+        which: usize,
+        report: Report,
+    },
     /// The worker that holds it is gone for good.
-    Vanish { which: usize },
-    Wait { millis: u64 },
+    Vanish {
+        which: usize,
+    },
+    Wait {
+        millis: u64,
+    },
 }
 
 fn any_report() -> impl Strategy<Value = Report> {

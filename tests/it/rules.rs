@@ -77,11 +77,7 @@ fn every_state_of_an_operation_answers_every_event() {
         ("Watching, past deadline", late, operation(State::Watching(watching()))),
         ("Blocked", now, operation(blocked.clone())),
         ("Blocked, time is up", after(7_200), operation(blocked)),
-        (
-            "Settled",
-            now,
-            operation(State::Settled { outcome: Outcome::Succeeded, at: after(500) }),
-        ),
+        ("Settled", now, operation(State::Settled { outcome: Outcome::Succeeded, at: after(500) })),
         ("Cancelled", now, operation(State::Cancelled { at: after(500) })),
     ];
     let mut table = String::new();
@@ -146,7 +142,10 @@ fn every_state_of_a_callback_answers_every_event() {
         ("404", attempted(Reply::Refused { retry_after: None })),
         ("404, in 10 h", attempted(Reply::Refused { retry_after: Some(seconds(36_000)) })),
         ("503", attempted(Reply::Unwell { retry_after: None })),
-        ("429, in 10^18 s", attempted(Reply::Unwell { retry_after: Some(seconds(10_u64.pow(18))) })),
+        (
+            "429, in 10^18 s",
+            attempted(Reply::Unwell { retry_after: Some(seconds(10_u64.pow(18))) }),
+        ),
         ("410", attempted(Reply::Gone)),
         ("address refused", attempted(Reply::AddressRefused)),
         ("resend requested", callback::Event::ResendRequested),

@@ -102,7 +102,11 @@ fn token(
     let (secret, expires_in) = match (secret, expires_in) {
         (None, None) => return None,
         (Some(_), None) => {
-            complain("expiresIn", "missing", "comes with `accessToken`: its life in seconds".into());
+            complain(
+                "expiresIn",
+                "missing",
+                "comes with `accessToken`: its life in seconds".into(),
+            );
             return None;
         }
         (None, Some(_)) => {
@@ -112,7 +116,8 @@ fn token(
         (Some(secret), Some(expires_in)) => (secret, expires_in),
     };
     let text = secret.expose_secret();
-    if text.is_empty() || text.len() > LONGEST_TOKEN || !text.bytes().all(|b| b.is_ascii_graphic()) {
+    if text.is_empty() || text.len() > LONGEST_TOKEN || !text.bytes().all(|b| b.is_ascii_graphic())
+    {
         let detail = format!("1 to {LONGEST_TOKEN} visible ASCII characters without spaces");
         complain("accessToken", "invalid", detail.into());
         return None;

@@ -46,11 +46,7 @@ pub(in crate::api) struct Request {
     )]
     operation: String,
     /// Where to tell how it ended.
-    #[schema(
-        min_length = 1,
-        max_length = 2048,
-        example = "https://app.example.com/hooks/engage"
-    )]
+    #[schema(min_length = 1, max_length = 2048, example = "https://app.example.com/hooks/engage")]
     callback_url: String,
     /// The connection to ask Graph by; your default one, unless named. Not with `accessToken`.
     connection: Option<String>,

@@ -67,7 +67,8 @@ impl Directory for MemoryStore {
 
     async fn callers(&self, page: Page<CallerName>) -> Result<Vec<CallerName>, StoreError> {
         let rows = self.rows();
-        let behind = rows.callers.keys().filter(|name| page.after.as_ref().is_none_or(|it| it < name));
+        let behind =
+            rows.callers.keys().filter(|name| page.after.as_ref().is_none_or(|it| it < name));
         Ok(behind.take(page.limit as usize).cloned().collect())
     }
 
@@ -194,7 +195,9 @@ impl Directory for MemoryStore {
     ) -> Result<bool, StoreError> {
         let mut rows = self.rows();
         let caller = rows.callers.get_mut(caller);
-        let Some(row) = caller.and_then(|it| it.connections.get_mut(name)) else { return Ok(false) };
+        let Some(row) = caller.and_then(|it| it.connections.get_mut(name)) else {
+            return Ok(false);
+        };
         let connection = Connection { client_secret: secret.clone(), ..(*row.connection).clone() };
         row.connection = Arc::new(connection);
         Ok(true)

@@ -201,7 +201,8 @@ impl Directory for SqliteStore {
                 WHERE caller = ?1";
             write(database, sql, params![caller.as_str(), older_until.as_millisecond()])?;
             let sql = "SELECT max(id) FROM signing_secrets WHERE caller = ?1";
-            let newest = rows(database, sql, [caller.as_str()], |row| row.get::<_, Option<u32>>(0))?;
+            let newest =
+                rows(database, sql, [caller.as_str()], |row| row.get::<_, Option<u32>>(0))?;
             let id = newest.into_iter().flatten().next().unwrap_or_default() + 1;
             insert_secret(database, &vault, &caller, id, &secret, now)?;
             Ok(Some(id))
@@ -400,11 +401,7 @@ fn live_summaries(
     secrets.into_iter().collect()
 }
 
-fn insert_key(
-    database: &Connection,
-    caller: &CallerName,
-    key: &ApiKey,
-) -> Result<(), StoreError> {
+fn insert_key(database: &Connection, caller: &CallerName, key: &ApiKey) -> Result<(), StoreError> {
     let sql = "INSERT INTO api_keys (digest, id, caller, created_at) VALUES (?1, ?2, ?3, ?4)";
     let created_at = millis(Some(key.created_at));
     write(database, sql, params![key.digest.0.as_slice(), key.id, caller.as_str(), created_at])

@@ -54,11 +54,8 @@ pub(super) fn insert_operation(
     registration: &Registration,
 ) -> Result<(), StoreError> {
     let operation = &registration.operation;
-    let lane = schedule::lane(
-        connection,
-        policy,
-        &LaneName::graph(registration.credential.identity()),
-    )?;
+    let lane =
+        schedule::lane(connection, policy, &LaneName::graph(registration.credential.identity()))?;
     let credential = CredentialColumns::seal(vault, operation.id, &registration.credential)?;
     let state = StateColumns::from(&operation.state);
     let likeness = likeness(
@@ -279,9 +276,8 @@ pub(super) fn credential(
         .and_then(|mut statement| statement.query_row([id.to_string()], |row| row.get(0)))
         .context("reading a token")?;
     let Some(sealed) = sealed else { return Ok(None) };
-    let broken = |error: anyhow::Error| {
-        StoreError::inconsistent("operations", "sealed_token", id, error)
-    };
+    let broken =
+        |error: anyhow::Error| StoreError::inconsistent("operations", "sealed_token", id, error);
     let opened = vault.open(&token_place(id), &sealed).map_err(|error| broken(error.into()))?;
     let text = std::str::from_utf8(&opened).map_err(|error| broken(error.into()))?;
     Ok(Some(Credential::Token(AccessToken { secret: SecretString::from(text), expires_at })))

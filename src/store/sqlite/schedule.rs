@@ -289,9 +289,8 @@ fn steps(connection: &Connection, sql: &str, params: &[i64]) -> Result<Vec<Step>
 fn numbers(connection: &Connection, sql: &str, params: &[i64]) -> Result<Vec<i64>, StoreError> {
     let doing = "reading the schedule";
     let mut statement = connection.prepare_cached(sql).context(doing)?;
-    let rows = statement
-        .query_map(rusqlite::params_from_iter(params), |row| row.get(0))
-        .context(doing)?;
+    let rows =
+        statement.query_map(rusqlite::params_from_iter(params), |row| row.get(0)).context(doing)?;
     rows.map(|row| row.context(doing)).collect()
 }
 

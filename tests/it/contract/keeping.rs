@@ -9,9 +9,7 @@ use engagement_bridge::store::{
 };
 
 use super::{Bench, attempted, laws, polled};
-use crate::support::{
-    after, body, caller, connection, registration, seconds, token, NOON,
-};
+use crate::support::{NOON, after, body, caller, connection, registration, seconds, token};
 
 laws![
     a_registered_operation_is_read_back_whole,
@@ -82,7 +80,8 @@ async fn an_idempotency_key_stands_for_its_first_request(bench: &Bench) {
     };
     bench.keep([with_key(1, 1)]).await;
 
-    let Registered::Replayed { operation, answer } = bench.register_one(with_key(2, 1)).await else {
+    let Registered::Replayed { operation, answer } = bench.register_one(with_key(2, 1)).await
+    else {
         panic!("the key was used before");
     };
     assert_eq!((operation, answer), (OperationId(1), Some(body("answer 1"))));
@@ -163,12 +162,8 @@ async fn an_amendment_needs_the_operation_to_be_what_it_was_taken_for(bench: &Be
 
     let mut after_it = taken_for.clone();
     after_it.state = State::Cancelled { at: after(61) };
-    let cancel = Amendment::Operation {
-        before: taken_for,
-        after: after_it,
-        owed: None,
-        credential: None,
-    };
+    let cancel =
+        Amendment::Operation { before: taken_for, after: after_it, owed: None, credential: None };
     assert_eq!(bench.amend(cancel).await.unwrap(), Amended::Overtaken);
     let stands = bench.operation(OperationId(1)).await.unwrap().unwrap().operation;
     assert_eq!(stands.outcome(), Some(Outcome::Succeeded));

@@ -59,7 +59,9 @@ impl Bench {
     async fn furnish(store: Arc<dyn Backend>, directory: Option<tempfile::TempDir>) -> Self {
         let secret = support::SECRET.parse().unwrap();
         let contoso = caller("contoso");
-        assert!(store.add_caller(&contoso, support::api_key("first"), &secret, NOON).await.unwrap());
+        assert!(
+            store.add_caller(&contoso, support::api_key("first"), &secret, NOON).await.unwrap()
+        );
         let added = store.add_connection(&contoso, &connection("contoso"), NOON).await.unwrap();
         assert_eq!(added, Some(true));
         Self { store, _directory: directory }
@@ -131,8 +133,7 @@ pub(crate) fn attempted(claimed: Claimed, reply: callback::Reply, at: Timestamp)
     let Claimed { claim, work } = claimed;
     let Work::Attempt(message) = work else { panic!("expected an attempt, not {work:?}") };
     let event = callback::Event::Attempted(reply);
-    let decision =
-        callback::decide(&callback::Policy::default(), &message.callback, event, at);
+    let decision = callback::decide(&callback::Policy::default(), &message.callback, event, at);
     let callback::Decision::Become(after) = decision else { panic!("an attempt always counts") };
     let attempt = Attempt {
         number: after.attempts,

@@ -1,0 +1,140 @@
+//! `callers`: the apps that register operations.
+
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use http::Method;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::Done;
+use super::desk::Desk;
+use super::output::{FAINT, STRONG, is_json, json, line};
+use crate::config::DatabaseSettings;
+
+/// Add and list callers: the apps that register operations.
+///
+/// Works on the database itself, or through the bridge that has it open.
+#[derive(Args, Debug)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Add a caller, and print its first API key and signing secret, this once.
+    Add {
+        /// 1 to 64 of a-z, 0-9, `.`, `_` and `-`.
+        name: String,
+        /// Print JSON, as is done where the output is piped.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        database: DatabaseSettings,
+    },
+    /// Make another API key for a caller, as where it has lost its own, and print it, this once.
+    AddKey {
+        /// The caller's name.
+        name: String,
+        /// Print JSON, as is done where the output is piped.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        database: DatabaseSettings,
+    },
+    /// List all callers by name.
+    List {
+        /// Print JSON, as is done where the output is piped.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        database: DatabaseSettings,
+    },
+}
+
+#[derive(Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Added {
+    caller: String,
+    api_key: String,
+    signing_secret: String,
+}
+
+#[derive(Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct AddedKey {
+    id: String,
+    api_key: String,
+}
+
+#[derive(Deserialize)]
+struct Page {
+    callers: Vec<String>,
+    next: Option<String>,
+}
+
+pub(super) async fn run(arguments: Arguments) -> Done {
+    match arguments.action {
+        Action::Add { name, json, database } => add(&database, &name, json).await?,
+        Action::AddKey { name, json, database } => add_key(&database, &name, json).await?,
+        Action::List { json, database } => list(&database, json).await?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn add(database: &DatabaseSettings, name: &str, as_json: bool) -> anyhow::Result<()> {
+    let desk = Desk::open(database).await?;
+    let body = json!({ "name": name });
+    let added: Added = desk.ask(Method::POST, "/v1/admin/callers", Some(&body)).await?;
+    if is_json(as_json) {
+        return json(&added);
+    }
+    line(format_args!(
+        "Added the caller {STRONG}{}{STRONG:#}. Keep these; they are not shown again.",
+        added.caller
+    ))?;
+    line(format_args!("  API key         {}", added.api_key))?;
+    line(format_args!("  signing secret  {}", added.signing_secret))?;
+    line(format_args!(
+        "{FAINT}Next: engagement-bridge connections add NAME --caller {} --tenant … --client-id …{FAINT:#}",
+        added.caller
+    ))?;
+    Ok(())
+}
+
+async fn add_key(database: &DatabaseSettings, name: &str, as_json: bool) -> anyhow::Result<()> {
+    let desk = Desk::open(database).await?;
+    let path = format!("/v1/admin/callers/{}/keys", segment(name));
+    let added: AddedKey = desk.ask(Method::POST, &path, None).await?;
+    if is_json(as_json) {
+        return json(&added);
+    }
+    line(format_args!("Made {}. Keep it; it is not shown again.", added.id))?;
+    line(format_args!("  API key  {}", added.api_key))?;
+    Ok(())
+}
+
+async fn list(database: &DatabaseSettings, as_json: bool) -> anyhow::Result<()> {
+    let desk = Desk::open(database).await?;
+    let mut path = "/v1/admin/callers?limit=200".to_owned();
+    let mut callers = Vec::new();
+    loop {
+        let page: Page = desk.ask(Method::GET, &path, None).await?;
+        callers.extend(page.callers);
+        let Some(next) = page.next else { break };
+        path = format!("/v1/admin/callers?limit=200&after={}", segment(&next));
+    }
+    if is_json(as_json) {
+        return json(&json!({ "callers": callers }));
+    }
+    if callers.is_empty() {
+        line("There are no callers yet: engagement-bridge callers add NAME")?;
+    }
+    Ok(callers.iter().try_for_each(line)?)
+}
+
+/// `text` as one segment of a path, or one value of a query.
+pub(super) fn segment(text: &str) -> String {
+    url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>().replace('+', "%20")
+}

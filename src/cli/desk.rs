@@ -1,0 +1,178 @@
+//! The operator's desk: requests to `/v1/admin`, wherever the database happens to be open.
+//!
+//! One process at a time has a database open. Where a bridge is running, the requests go to its
+//! API. Where none is, the same API is set up here, without a socket. Either way the same code
+//! answers, so that what is refused is refused in the same words.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use axum::body::Body;
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::{Method, Request, StatusCode};
+use http_body_util::BodyExt as _;
+use hyper::service::Service as _;
+use hyper_util::service::TowerToHyperService;
+use secrecy::{ExposeSecret, SecretString};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::api::{self, Api};
+use crate::clock::{Clock, SystemClock};
+use crate::config::DatabaseSettings;
+use crate::courier::Egress;
+use crate::graph::GraphRoot;
+use crate::names::SystemNames;
+use crate::nudge::Nudge;
+use crate::store::sqlite::{OpenError, SqliteStore, announced};
+use crate::store::{Directory, Store};
+use crate::vault::Vault;
+use crate::{callback, lane, operation, tls};
+
+/// How long a running bridge may take to answer.
+const PATIENCE: Duration = Duration::from_secs(35);
+
+/// Who answers.
+pub(super) struct Desk {
+    clerk: Clerk,
+    admin_key: SecretString,
+}
+
+enum Clerk {
+    /// The database is open here.
+    Here(axum::Router),
+    /// A running bridge has it open.
+    There { client: reqwest::Client, address: SocketAddr },
+}
+
+impl Desk {
+    /// Opens the database, made new if there is none, or finds the process that has it open.
+    pub(super) async fn open(settings: &DatabaseSettings) -> anyhow::Result<Self> {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let master_key = settings.master_key()?;
+        let path = settings.database.clone();
+        let vault = Vault::new(&master_key);
+        let open = move || SqliteStore::open(&path, vault, lane::Policy::default());
+        let opened = tokio::task::spawn_blocking(open).await?;
+        let admin_key = settings.admin_key(clock.as_ref())?;
+        let clerk = match opened {
+            Ok(store) => Clerk::Here(api_of(store, &admin_key, clock)?),
+            Err(in_use @ OpenError::InUse { .. }) => {
+                let Some(address) = announced(&settings.database) else {
+                    return Err(in_use.into());
+                };
+                Clerk::There { client: client(PATIENCE)?, address: reachable(address) }
+            }
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Self { clerk, admin_key })
+    }
+
+    /// Makes a request of the API, and reads its answer.
+    pub(super) async fn ask<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> anyhow::Result<T> {
+        let (status, bytes) = match &self.clerk {
+            Clerk::Here(router) => self.ask_here(router, method, path, body).await?,
+            Clerk::There { client, address } => {
+                let url = format!("http://{address}{path}");
+                let request =
+                    client.request(method, url).bearer_auth(self.admin_key.expose_secret());
+                let request = body.into_iter().fold(request, reqwest::RequestBuilder::json);
+                let answered = async {
+                    let response = request.send().await?;
+                    Ok((response.status(), response.bytes().await?))
+                };
+                answered.await.map_err(reqwest::Error::without_url).with_context(|| {
+                    format!("the bridge that has the database open does not answer at {address}")
+                })?
+            }
+        };
+        if !status.is_success() {
+            return Err(refusal(status, &bytes));
+        }
+        serde_json::from_slice(&bytes).context("the API's answer is not as expected")
+    }
+
+    async fn ask_here(
+        &self,
+        router: &axum::Router,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> anyhow::Result<(StatusCode, Bytes)> {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(AUTHORIZATION, format!("Bearer {}", self.admin_key.expose_secret()))
+            .header(CONTENT_TYPE, "application/json")
+            .body(body.map_or_else(Body::empty, |body| Body::from(body.to_string())))?;
+        let service = TowerToHyperService::new(router.clone());
+        let Ok(response) = service.call(request).await;
+        let (head, body) = response.into_parts();
+        Ok((head.status, body.collect().await?.to_bytes()))
+    }
+}
+
+/// The API on a database that is open here. Only its `/v1/admin` is used.
+fn api_of(
+    store: SqliteStore,
+    admin_key: &SecretString,
+    clock: Arc<dyn Clock>,
+) -> anyhow::Result<axum::Router> {
+    let store = Arc::new(store);
+    let names = Arc::new(SystemNames::default());
+    let (router, _) = api::router(Api::new(api::Parts {
+        store: Arc::clone(&store) as Arc<dyn Store>,
+        directory: store as Arc<dyn Directory>,
+        egress: Arc::new(Egress::new(false, Vec::new(), names, Arc::clone(&clock))),
+        clock,
+        nudge: Arc::new(Nudge::default()),
+        graph_root: GraphRoot::parse("https://graph.microsoft.com")?,
+        operations: operation::Policy::default(),
+        callbacks: callback::Policy::default(),
+        admin_key: api::digest(admin_key),
+        limits: api::Limits::default(),
+    }));
+    Ok(router)
+}
+
+/// Says what the API says, to somebody at a terminal.
+fn refusal(status: StatusCode, body: &[u8]) -> anyhow::Error {
+    let problem: Value = serde_json::from_slice(body).unwrap_or_default();
+    let text =
+        |value: &Value, member: &str| value.get(member).and_then(Value::as_str).map(str::to_owned);
+    let title = text(&problem, "title").unwrap_or_else(|| status.to_string());
+    let mut lines = vec![text(&problem, "detail").unwrap_or(title)];
+    for error in problem.get("errors").and_then(Value::as_array).into_iter().flatten() {
+        let (field, detail) = (text(error, "field"), text(error, "detail"));
+        lines.push(format!("  {}: {}", field.unwrap_or_default(), detail.unwrap_or_default()));
+    }
+    anyhow::anyhow!(lines.join("\n"))
+}
+
+/// A client for a bridge on this machine or near it.
+pub(super) fn client(within: Duration) -> anyhow::Result<reqwest::Client> {
+    let client = reqwest::Client::builder()
+        .tls_backend_preconfigured(tls::client_config(None)?)
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .timeout(within);
+    Ok(client.build()?)
+}
+
+/// An address that leads to what listens on `bound`, where that is all addresses of the machine.
+pub(super) fn reachable(bound: SocketAddr) -> SocketAddr {
+    let ip = match bound.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, bound.port())
+}
