@@ -89,7 +89,8 @@ pub struct Settings {
 
     /// Between two polls of an operation at the least. Below 31s only for a Graph root that is not
     /// Microsoft's, such as the sandbox; all that follows Graph's clock is then shortened in
-    /// proportion: the first poll, the longest interval, the budget's window, the grace for 404.
+    /// proportion: the first poll, the longest interval, the budget's window, the grace for 404, the
+    /// shortest deadline.
     #[arg(
         long,
         env = "ENGAGEMENT_BRIDGE_MIN_POLL_INTERVAL",
@@ -265,6 +266,8 @@ pub enum ConfigError {
 pub struct Sections {
     pub graph_root: GraphRoot,
     pub login_root: LoginRoot,
+    /// Of a token that Graph refuses.
+    pub shortest_service: Duration,
     pub operations: operation::Policy,
     pub callbacks: callback::Policy,
     pub lanes: lane::Policy,
@@ -285,16 +288,13 @@ impl Settings {
         let worker = self.worker();
         worker.check()?;
         Ok(Sections {
+            shortest_service: self.scaled(graph::SHORTEST_SERVICE),
             operations: self.operations()?,
             callbacks: self.callbacks()?,
             lanes: self.lanes(),
             worker,
             retention: Retention { operations: self.retention, ..Retention::default() },
-            limits: api::Limits {
-                requests_per_second: self.requests_per_second,
-                live_operations: self.live_operations,
-                ..api::Limits::default()
-            },
+            limits: self.limits(),
             listener: ListenerLimits {
                 connections: usize::try_from(self.connections).unwrap_or(usize::MAX),
                 ..ListenerLimits::default()
@@ -353,6 +353,16 @@ impl Settings {
             graph_requests: self.graph_requests,
             graph_window: self.scaled(usual.graph_window),
             graph_pause: self.scaled(usual.graph_pause),
+            ..usual
+        }
+    }
+
+    fn limits(&self) -> api::Limits {
+        let usual = api::Limits::default();
+        api::Limits {
+            requests_per_second: self.requests_per_second,
+            live_operations: self.live_operations,
+            shortest_deadline: self.scaled(usual.shortest_deadline),
             ..usual
         }
     }

@@ -69,6 +69,7 @@ impl Bridge {
             tls,
             resolver: Some(Arc::new(Unguarded(names))),
             deadlines: graph::Deadlines::default(),
+            shortest_service: sections.shortest_service,
         };
         let graph = HttpGraph::new(asking, Arc::clone(&clock))?;
 

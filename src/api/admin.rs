@@ -230,5 +230,5 @@ pub(super) async fn create_connection(
 }
 
 fn known(caller: &str) -> Result<CallerName, Problem> {
-    caller.parse().map_err(|_| Problem::new(Kind::NotFound))
+    caller.parse().map_err(|_| Problem::no_such_caller())
 }

@@ -96,7 +96,7 @@ pub(super) async fn list(
 /// The connections of `caller`, whoever asked for them.
 pub(super) async fn listed(api: &Api, caller: &CallerName) -> Result<Json<Listed>, Problem> {
     let connections = api.directory.connections(caller).await?;
-    let connections = connections.ok_or_else(|| Problem::new(Kind::NotFound))?;
+    let connections = connections.ok_or_else(Problem::no_such_caller)?;
     Ok(Json(Listed { connections: connections.into_iter().map(ConnectionView::from).collect() }))
 }
 
@@ -142,7 +142,7 @@ pub(super) async fn add(
 ) -> Result<(StatusCode, Json<ConnectionView>), Problem> {
     let connection = request.check().map_err(Problem::invalid)?;
     match api.directory.add_connection(caller, &connection, api.clock.now()).await? {
-        None => return Err(Problem::new(Kind::NotFound)),
+        None => return Err(Problem::no_such_caller()),
         Some(false) => {
             let detail = "There is a connection of that name.";
             return Err(Problem::with_detail(Kind::Conflict, detail));

@@ -95,7 +95,7 @@ pub(super) async fn add(
     })?;
     let id = key.id.clone();
     if !api.directory.add_key(caller, key).await? {
-        return Err(Problem::new(Kind::NotFound));
+        return Err(Problem::no_such_caller());
     }
     tracing::info!(caller = %caller, key = id, "made key {id} for {caller}");
     let api_key = secret.expose_secret().to_owned();

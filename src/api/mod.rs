@@ -73,6 +73,8 @@ pub struct Limits {
     /// Operations of one caller that are not at rest.
     pub live_operations: u64,
     pub default_deadline: Duration,
+    /// What `expiresAfter` may be at the least.
+    pub shortest_deadline: Duration,
     pub longest_deadline: Duration,
     /// `/readyz` fails once what is due has waited for longer.
     pub longest_overdue: Duration,
@@ -86,6 +88,7 @@ impl Default for Limits {
             requests_per_second: NonZeroU32::new(1_000).unwrap_or(NonZeroU32::MIN),
             live_operations: 100_000,
             default_deadline: Duration::from_hours(24),
+            shortest_deadline: Duration::from_mins(1),
             longest_deadline: Duration::from_hours(7 * 24),
             longest_overdue: Duration::from_mins(2),
         }

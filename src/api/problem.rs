@@ -190,6 +190,11 @@ impl Problem {
         Self { errors, ..Self::new(Kind::InvalidRequest) }
     }
 
+    /// The operator named a caller that there is not.
+    pub fn no_such_caller() -> Self {
+        Self::with_detail(Kind::NotFound, "There is no caller of that name.")
+    }
+
     /// One field is at fault.
     pub fn field(
         field: impl Into<Cow<'static, str>>,

@@ -27,7 +27,7 @@ use crate::courier::Egress;
 use crate::graph::GraphRoot;
 use crate::names::SystemNames;
 use crate::nudge::Nudge;
-use crate::store::sqlite::{OpenError, SqliteStore, announced};
+use crate::store::sqlite::{SqliteStore, holder};
 use crate::store::{Directory, Store};
 use crate::vault::Vault;
 use crate::{callback, lane, operation, tls};
@@ -52,22 +52,16 @@ impl Desk {
     /// Opens the database, made new if there is none, or finds the process that has it open.
     pub(super) async fn open(settings: &DatabaseSettings) -> anyhow::Result<Self> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let master_key = settings.master_key()?;
+        if let Some(address) = holder(&settings.database) {
+            let clerk = Clerk::There { client: client(PATIENCE)?, address: reachable(address) };
+            return Ok(Self { clerk, admin_key: settings.admin_key(clock.as_ref())? });
+        }
+        let vault = Vault::new(&settings.master_key()?);
         let path = settings.database.clone();
-        let vault = Vault::new(&master_key);
         let open = move || SqliteStore::open(&path, vault, lane::Policy::default());
-        let opened = tokio::task::spawn_blocking(open).await?;
+        let store = tokio::task::spawn_blocking(open).await??;
         let admin_key = settings.admin_key(clock.as_ref())?;
-        let clerk = match opened {
-            Ok(store) => Clerk::Here(api_of(store, &admin_key, clock)?),
-            Err(in_use @ OpenError::InUse { .. }) => {
-                let Some(address) = announced(&settings.database) else {
-                    return Err(in_use.into());
-                };
-                Clerk::There { client: client(PATIENCE)?, address: reachable(address) }
-            }
-            Err(error) => return Err(error.into()),
-        };
+        let clerk = Clerk::Here(api_of(store, &admin_key, clock)?);
         Ok(Self { clerk, admin_key })
     }
 

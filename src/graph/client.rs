@@ -13,6 +13,8 @@ use tokio::time::Instant;
 use tracing::Level;
 use uuid::Uuid;
 
+#[cfg(doc)]
+use super::SHORTEST_SERVICE;
 use super::tokens::{Identity, Tokens};
 use super::transport::{NoAnswer, Received, Transport, causes};
 use super::wire::{Answered, Reading};
@@ -42,6 +44,8 @@ pub struct Settings {
     /// Resolves the names of both roots; without one the operating system does.
     pub resolver: Option<Arc<dyn Resolve>>,
     pub deadlines: Deadlines,
+    /// How long a token is used though Graph refuses it; [`SHORTEST_SERVICE`] for Microsoft's.
+    pub shortest_service: Duration,
 }
 
 /// How long the parts of a poll may take.
@@ -94,10 +98,11 @@ impl Default for Deadlines {
 impl HttpGraph {
     /// Connects to nothing yet.
     pub fn new(settings: Settings, clock: Arc<dyn Clock>) -> Result<Self, ClientError> {
-        let Settings { root, login, tls, resolver, deadlines } = settings;
+        let Settings { root, login, tls, resolver, deadlines, shortest_service } = settings;
         let transport = Transport::new(tls, resolver, deadlines.connect).map_err(ClientError)?;
         let scope = root.scope();
-        Ok(Self { root, login, scope, deadlines, transport, tokens: Tokens::new(), clock })
+        let tokens = Tokens::new(shortest_service);
+        Ok(Self { root, login, scope, deadlines, transport, tokens, clock })
     }
 
     async fn token(&self, credential: &Credential) -> Result<AccessToken, Hindrance> {

@@ -28,6 +28,7 @@ use crate::operation::{Event, OperationId};
 pub use client::{ClientError, Deadlines, HARD_DEADLINE, HttpGraph, Settings};
 pub use reference::{ApiVersion, InvalidReference, Reference};
 pub use root::{GraphRoot, InvalidRoot, LoginRoot};
+pub use tokens::SHORTEST_SERVICE;
 
 /// Asks Graph once.
 #[async_trait]

@@ -22,6 +22,7 @@ use crate::operation::{Hindrance, after};
 pub(super) struct Tokens {
     identities: Mutex<HashMap<Identity, Entry>>,
     capacity: usize,
+    shortest_service: Duration,
 }
 
 /// Whom a token is for.
@@ -82,7 +83,7 @@ const LONGEST_MARGIN: Duration = Duration::from_secs(30);
 /// A token that Graph refuses serves on until it is this old, so that a connection without
 /// permission, which has every token refused, does not ask for one with each poll. Shorter than
 /// the shortest interval of polls: the operation that was refused gets a fresh token next time.
-const SHORTEST_SERVICE: Duration = Duration::from_secs(30);
+pub const SHORTEST_SERVICE: Duration = Duration::from_secs(30);
 
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
 
@@ -96,8 +97,9 @@ const LONGEST_ASKED: Duration = Duration::from_hours(1);
 const REFUSED_FOR: Duration = Duration::from_mins(1);
 
 impl Tokens {
-    pub(super) fn new() -> Self {
-        Self { identities: Mutex::default(), capacity: CAPACITY }
+    /// For `shortest_service` see [`SHORTEST_SERVICE`].
+    pub(super) fn new(shortest_service: Duration) -> Self {
+        Self { identities: Mutex::default(), capacity: CAPACITY, shortest_service }
     }
 
     /// A token for `identity`: the one that is held, or what `fetch` comes to.
@@ -141,7 +143,7 @@ impl Tokens {
         };
         // Many polls may have used the same token, and one of them may have replaced it already.
         if held.token.secret.expose_secret() == token.secret.expose_secret() {
-            let end = after(held.made_at, SHORTEST_SERVICE).max(now);
+            let end = after(held.made_at, self.shortest_service).max(now);
             held.usable_until = held.usable_until.min(end);
         }
     }

@@ -7,7 +7,9 @@
     reason = "a test that cannot go on should say so at once"
 )]
 
+mod answers;
 mod contract;
 mod lanes;
 mod rules;
 mod support;
+mod world;

@@ -4,7 +4,7 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use jiff::{Span, SpanRelativeTo, Timestamp};
+use jiff::{SignedDuration, Span, SpanRelativeTo, Timestamp};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
@@ -26,8 +26,6 @@ const LONGEST_CLIENT_STATE: usize = 128;
 
 /// Bytes of an `Idempotency-Key` at the most.
 const LONGEST_KEY: usize = 255;
-
-const SHORTEST_DEADLINE: std::time::Duration = std::time::Duration::from_mins(1);
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
@@ -255,9 +253,11 @@ fn deadline(
             let days = SpanRelativeTo::days_are_24_hours();
             let span = span.and_then(|it| it.to_duration(days).ok());
             let span = span.and_then(|it| std::time::Duration::try_from(it).ok());
-            let bounds = SHORTEST_DEADLINE..=api.limits.longest_deadline;
-            let Some(span) = span.filter(|span| bounds.contains(span)) else {
-                let detail = "an ISO 8601 duration between PT1M and P7D, such as PT24H";
+            let (shortest, longest) = (api.limits.shortest_deadline, api.limits.longest_deadline);
+            let Some(span) = span.filter(|span| (shortest..=longest).contains(span)) else {
+                let iso = |span| SignedDuration::try_from(span).unwrap_or_default();
+                let (shortest, longest) = (iso(shortest), iso(longest));
+                let detail = format!("an ISO 8601 duration between {shortest} and {longest}");
                 errors.push(FieldError::new("expiresAfter", "invalid", detail));
                 return None;
             };

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use tokio::net::TcpListener;
 
 use super::super::stand_in::{Arrived, SetClock, StandIn, connection};
-use super::super::{ApiVersion, Reference};
+use super::super::{ApiVersion, Reference, SHORTEST_SERVICE};
 use super::*;
 use crate::operation::OperationId;
 
@@ -43,6 +43,7 @@ fn graph_at(root: &str, deadlines: Deadlines, clock: &Arc<SetClock>) -> HttpGrap
         tls: crate::tls::client_config(None).unwrap(),
         resolver: None,
         deadlines,
+        shortest_service: SHORTEST_SERVICE,
     };
     HttpGraph::new(settings, Arc::clone(clock) as Arc<dyn Clock>).unwrap()
 }

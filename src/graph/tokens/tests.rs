@@ -21,8 +21,11 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
-        let scene =
-            Self { tokens: Tokens::new(), clock: SetClock::default(), requests: Cell::new(0) };
+        let scene = Self {
+            tokens: Tokens::new(SHORTEST_SERVICE),
+            clock: SetClock::default(),
+            requests: Cell::new(0),
+        };
         scene.clock.advance(HOUR);
         scene
     }
@@ -238,7 +241,8 @@ async fn nobody_waits_for_another_poll_without_end() {
 
 #[tokio::test]
 async fn the_identity_that_was_not_used_for_longest_makes_room() {
-    let scene = Scene { tokens: Tokens { capacity: 3, ..Tokens::new() }, ..Scene::new() };
+    let scene =
+        Scene { tokens: Tokens { capacity: 3, ..Tokens::new(SHORTEST_SERVICE) }, ..Scene::new() };
     for secret in ["a", "b", "c", "a", "d"] {
         scene.clock.advance(Duration::from_secs(1));
         scene.granting(secret).await.unwrap();

@@ -15,7 +15,7 @@ mod steps;
 mod writer;
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Seek as _, Write as _};
+use std::io::{Read as _, Seek as _, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -40,6 +40,10 @@ use crate::vault::{Vault, VaultError};
 /// What the vault seals once, to tell at every later start whether the key is the same.
 const CHECK: &[u8] = b"this master key opens this database";
 const CHECK_PLACE: &str = "installation/check";
+
+/// Two seconds in all.
+const LOCK_TRIES: u32 = 40;
+const BETWEEN_LOCK_TRIES: Duration = Duration::from_millis(50);
 
 /// An open database.
 #[derive(Debug)]
@@ -111,9 +115,17 @@ impl SqliteStore {
     }
 }
 
-/// Where the process that has the database at `path` open can be asked, if it has left word.
-pub fn announced(path: &Path) -> Option<SocketAddr> {
-    std::fs::read_to_string(lock_path(path)).ok()?.trim().parse().ok()
+/// Where the process that has the database at `path` open can be asked, if one has, and has left
+/// word. It may be gone a moment later.
+pub fn holder(path: &Path) -> Option<SocketAddr> {
+    let mut file = File::open(lock_path(path)).ok()?;
+    match file.try_lock_shared() {
+        Err(TryLockError::WouldBlock) => {}
+        Ok(()) | Err(TryLockError::Error(_)) => return None,
+    }
+    let mut address = String::new();
+    file.read_to_string(&mut address).ok()?;
+    address.trim().parse().ok()
 }
 
 /// The file whose lock says that a process has the database at `path` open.
@@ -123,6 +135,8 @@ fn lock_path(path: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
+/// Waits a little where another process has it: a command that looks something up has it for
+/// moments, and one that is being replaced may still be finishing.
 fn lock(path: &Path) -> Result<File, OpenError> {
     let lock_path = lock_path(path);
     let inaccessible = |source| OpenError::Inaccessible { path: lock_path.clone(), source };
@@ -133,15 +147,18 @@ fn lock(path: &Path) -> Result<File, OpenError> {
         .write(true)
         .open(&lock_path)
         .map_err(inaccessible)?;
-    match file.try_lock() {
-        Ok(()) => {
-            // Whatever the one before us left is not true of us.
-            file.set_len(0).map_err(inaccessible)?;
-            Ok(file)
+    for _ in 0..LOCK_TRIES {
+        match file.try_lock() {
+            Ok(()) => {
+                // Whatever the one before us left is not true of us.
+                file.set_len(0).map_err(inaccessible)?;
+                return Ok(file);
+            }
+            Err(TryLockError::WouldBlock) => std::thread::sleep(BETWEEN_LOCK_TRIES),
+            Err(TryLockError::Error(source)) => return Err(inaccessible(source)),
         }
-        Err(TryLockError::WouldBlock) => Err(OpenError::InUse { path: path.to_owned() }),
-        Err(TryLockError::Error(source)) => Err(inaccessible(source)),
     }
+    Err(OpenError::InUse { path: path.to_owned() })
 }
 
 fn check_key(connection: &Connection, vault: &Vault) -> Result<(), OpenError> {

@@ -1,0 +1,134 @@
+//! An app, or an operator, that talks to the bridge by HTTP.
+
+use std::net::SocketAddr;
+
+use engagement_bridge::courier::SigningSecret;
+use engagement_bridge::tls;
+use reqwest::header::{CONTENT_TYPE, HeaderMap};
+use reqwest::{Method, StatusCode};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::{Value, json};
+
+use super::PATIENCE;
+
+pub(crate) const TENANT: &str = "contoso.example";
+pub(crate) const CLIENT_ID: &str = "11111111-2222-3333-4444-555555555555";
+pub(crate) const SECRET_OF_CLIENT: &str = "client-secret-8Zp4";
+
+/// Whoever has a key.
+#[derive(Clone, Debug)]
+pub(crate) struct Client {
+    http: reqwest::Client,
+    root: String,
+    pub(crate) key: SecretString,
+    signing_secret: Option<SigningSecret>,
+}
+
+/// What the bridge answered.
+#[derive(Clone, Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    /// Null where there was none.
+    pub(crate) body: Value,
+}
+
+impl Client {
+    pub(crate) fn new(bridge: SocketAddr, key: SecretString) -> Self {
+        let http = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls::client_config(None).unwrap())
+            .timeout(PATIENCE)
+            .build()
+            .unwrap();
+        Self { http, root: format!("http://{bridge}"), key, signing_secret: None }
+    }
+
+    /// As an operator, adds a caller; the client is that caller's.
+    pub(crate) async fn add_caller(&self, name: &str) -> Self {
+        let answer = self.post("/v1/admin/callers", &json!({ "name": name })).await;
+        assert_eq!(answer.status, StatusCode::CREATED, "{answer:?}");
+        let text = |member: &str| answer.body[member].as_str().unwrap().to_owned();
+        Self {
+            key: SecretString::from(text("apiKey")),
+            signing_secret: Some(text("signingSecret").parse().unwrap()),
+            ..self.clone()
+        }
+    }
+
+    /// As an operator, adds a connection to the tenant of the same name.
+    pub(crate) async fn add_connection(&self, caller: &str, name: &str) {
+        let connection = json!({
+            "name": name,
+            "tenant": format!("{name}.example"),
+            "clientId": CLIENT_ID,
+            "clientSecret": SECRET_OF_CLIENT,
+        });
+        let path = format!("/v1/admin/callers/{caller}/connections");
+        let answer = self.post(&path, &connection).await;
+        assert_eq!(answer.status, StatusCode::CREATED, "{answer:?}");
+    }
+
+    pub(crate) fn signing_secret(&self) -> SigningSecret {
+        self.signing_secret.clone().unwrap()
+    }
+
+    /// Registers, and expects 202; the bridge's id of the operation.
+    pub(crate) async fn register(&self, registration: &Value) -> String {
+        let answer = self.post("/v1/operations", registration).await;
+        assert_eq!(answer.status, StatusCode::ACCEPTED, "{answer:?}");
+        answer.body["id"].as_str().unwrap().to_owned()
+    }
+
+    /// Looks at an operation.
+    pub(crate) async fn operation(&self, id: &str) -> Value {
+        let answer = self.get(&format!("/v1/operations/{id}")).await;
+        assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+        answer.body
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        self.send(Method::GET, path, None).await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Answer {
+        self.send(Method::POST, path, Some(body)).await
+    }
+
+    pub(crate) async fn put(&self, path: &str, body: &Value) -> Answer {
+        self.send(Method::PUT, path, Some(body)).await
+    }
+
+    pub(crate) async fn delete(&self, path: &str) -> Answer {
+        self.send(Method::DELETE, path, None).await
+    }
+
+    pub(crate) async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> Answer {
+        let body = body.map(Value::to_string);
+        self.send_raw(method, path, body.map(String::into_bytes), &[]).await
+    }
+
+    /// Sends any bytes as JSON, with more headers, which replace the usual ones.
+    pub(crate) async fn send_raw(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+        headers: &[(&'static str, &str)],
+    ) -> Answer {
+        let mut all = HeaderMap::new();
+        let key = format!("Bearer {}", self.key.expose_secret());
+        all.insert("authorization", key.parse().unwrap());
+        if body.is_some() {
+            all.insert(CONTENT_TYPE, "application/json".parse().unwrap());
+        }
+        for (name, value) in headers {
+            all.insert(*name, value.parse().unwrap());
+        }
+        let request = self.http.request(method, format!("{}{path}", self.root)).headers(all);
+        let request = body.into_iter().fold(request, reqwest::RequestBuilder::body);
+        let response = request.send().await.unwrap();
+        let (status, headers) = (response.status(), response.headers().clone());
+        let body = serde_json::from_slice(&response.bytes().await.unwrap()).unwrap_or_default();
+        Answer { status, headers, body }
+    }
+}
