@@ -8,8 +8,11 @@
 )]
 
 mod answers;
+mod architecture;
 mod contract;
 mod lanes;
+mod process;
 mod rules;
+mod samples;
 mod support;
 mod world;

@@ -89,6 +89,7 @@ impl SqliteStore {
     pub fn open(path: &Path, vault: Vault, policy: lane::Policy) -> Result<Self, OpenError> {
         let lock = lock(path)?;
         let mut connection = Connection::open(path)?;
+        let version = schema::check_version(&connection)?;
         connection.execute_batch(
             "PRAGMA busy_timeout = 5000;
              PRAGMA auto_vacuum = INCREMENTAL;
@@ -99,7 +100,7 @@ impl SqliteStore {
              PRAGMA journal_size_limit = 67108864;",
         )?;
         connection.set_prepared_statement_cache_capacity(128);
-        schema::migrate(&mut connection)?;
+        schema::migrate(&mut connection, version)?;
         check_key(&connection, &vault)?;
         let writer = Writer::start(connection)
             .map_err(|source| OpenError::Inaccessible { path: path.to_owned(), source })?;

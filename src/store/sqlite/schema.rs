@@ -10,11 +10,9 @@ const APPLICATION_ID: i32 = 0x6542_7267;
 /// Each entry takes the schema one version further; entries are only ever added.
 const MIGRATIONS: &[&str] = &[include_str!("0001_first.sql")];
 
-/// Brings the database up to our version, or refuses it.
-///
-/// Each migration commits together with its version number, so an interrupted start goes on where
-/// it stopped.
-pub(super) fn migrate(connection: &mut Connection) -> Result<(), OpenError> {
+/// The version of the database, or why it is refused. Changes nothing: what is not ours, or not
+/// ours any more, must stay as it is.
+pub(super) fn check_version(connection: &Connection) -> Result<usize, OpenError> {
     let pragma = |name: &str| -> rusqlite::Result<i32> {
         connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get(0))
     };
@@ -30,6 +28,14 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<(), OpenError> {
     if found > ours {
         return Err(OpenError::NewerVersion { found, ours });
     }
+    Ok(found)
+}
+
+/// Brings a database of version `found` up to ours.
+///
+/// Each migration commits together with its version number, so an interrupted start goes on where
+/// it stopped.
+pub(super) fn migrate(connection: &mut Connection, found: usize) -> Result<(), OpenError> {
     for (index, migration) in MIGRATIONS.iter().enumerate().skip(found) {
         let transaction = connection.transaction()?;
         transaction.execute_batch(migration)?;

@@ -194,7 +194,7 @@ pub(crate) async fn sandbox() -> Sandbox {
 
 /// What `serve` would take from `flags`, whatever the environment says.
 pub(crate) fn settings(database: &Path, flags: &[&str]) -> Settings {
-    let command = Settings::augment_args(Command::new("serve"))
+    let command = Settings::augment_args(Command::new("serve").args_override_self(true))
         .mut_args(|argument| argument.env(clap::builder::Resettable::Reset));
     let mut arguments = vec!["serve", "--database", database.to_str().unwrap()];
     arguments.extend(["--listen", "127.0.0.1:0", "--shutdown-grace", "2s"]);

@@ -1,0 +1,130 @@
+//! The commands besides `serve`, as somebody at a terminal or a script would use them.
+
+use std::process::Output;
+
+use engagement_bridge::courier::signing::sign;
+
+use super::{BINARY, Home, complaint, write};
+use crate::world::sandbox;
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_demo_ends_with_every_callback_verified() {
+    let home = Home::new("http://127.0.0.1:9");
+    let output = home.run(&["demo"]).await;
+    let told = text(&output);
+    assert!(output.status.success(), "{told}\n{}", complaint(&output));
+    assert!(told.contains("3 of 3 callbacks verified"), "{told}");
+    assert_eq!(told.matches("signature verified").count(), 3, "{told}");
+    for outcome in ["succeeded", "failed", "429"] {
+        assert!(told.contains(outcome), "{told}");
+    }
+    assert!(!told.contains('\u{1b}'), "colours where nobody sees them");
+    assert!(!home.database().exists(), "something was left behind");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn callers_and_connections_are_added_alike_with_and_without_a_running_bridge() {
+    let sandbox = sandbox().await;
+    let home = Home::new(sandbox.root());
+    let before = home.add_shop().await;
+    assert_eq!(before["caller"], "shop");
+    assert!(before["apiKey"].as_str().unwrap().starts_with("ebk_"));
+    assert!(before["signingSecret"].as_str().unwrap().starts_with("whsec_"));
+
+    let serve = home.serve().await;
+    let while_running = home.json(&["callers", "add", "desk", "--json"]).await;
+    let listed = home.json(&["callers", "list"]).await;
+    assert_eq!(listed["callers"], serde_json::json!(["desk", "shop"]));
+    for added in [&before, &while_running] {
+        let caller = serve.client(added["apiKey"].as_str().unwrap());
+        assert!(caller.get("/v1/operations").await.status.is_success());
+    }
+    let another = home.json(&["callers", "add-key", "shop"]).await;
+    let caller = serve.client(another["apiKey"].as_str().unwrap());
+    assert!(caller.get("/v1/operations").await.status.is_success());
+    let connections = home.json(&["connections", "list", "--caller", "shop"]).await;
+    assert_eq!(connections["connections"][0]["name"], "contoso");
+    assert_eq!(connections["connections"][0]["isDefault"], true);
+
+    let refusals = async || {
+        let mut said = Vec::new();
+        for arguments in [
+            &["callers", "add", "shop"][..],
+            &["callers", "add", "Not A Name"],
+            &["callers", "add-key", "nobody"],
+            &["connections", "list", "--caller", "nobody"],
+        ] {
+            let output = home.run(arguments).await;
+            assert_eq!(output.status.code(), Some(1), "{arguments:?}: {output:?}");
+            said.push(complaint(&output));
+        }
+        said
+    };
+    let there = refusals().await;
+    assert!(there[0].contains("There is a caller of that name"), "{there:?}");
+    assert!(there[1].contains("name: expected 1 to 64"), "{there:?}");
+    assert!(there[2].contains("no caller of that name"), "{there:?}");
+    assert!(serve.terminate().await.success());
+    assert_eq!(refusals().await, there, "refused in other words");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_healthcheck_tells_a_bridge_that_runs_from_one_that_does_not() {
+    let sandbox = sandbox().await;
+    let home = Home::new(sandbox.root());
+    let serve = home.serve().await;
+    let listen = serve.address.to_string();
+    let check = async || home.run(&["healthcheck", "--listen", &listen]).await;
+    let healthy = check().await;
+    assert!(healthy.status.success(), "{healthy:?}");
+    assert!(text(&healthy).contains("\"ready\""));
+    assert!(serve.terminate().await.success());
+    let gone = check().await;
+    assert_eq!(gone.status.code(), Some(1));
+    assert!(complaint(&gone).contains(&format!("no answer from http://{listen}/readyz")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn verify_says_what_is_wrong() {
+    let home = Home::new("http://127.0.0.1:9");
+    let path = |name: &str| home.directory.path().join(name).display().to_string();
+    let (body, headers, secret) = (path("body"), path("headers"), path("secret"));
+    let signature =
+        sign(&[crate::support::SECRET.parse().unwrap()], "msg_1", 1_800_000_000, b"{\"a\":1}");
+    write(body.as_ref(), "{\"a\":1}");
+    write(secret.as_ref(), crate::support::SECRET);
+    write(
+        headers.as_ref(),
+        &format!(
+            "POST /hooks HTTP/1.1\r\nContent-Type: application/json\r\nWebhook-Id: msg_1\r\n\
+             webhook-timestamp: 1800000000\r\nwebhook-signature: {signature}\r\n"
+        ),
+    );
+    let common = ["verify", &body, "--headers", &headers, "--secret-file", &secret];
+    let good = home.run(&[&common[..], &["--ignore-age"]].concat()).await;
+    assert!(good.status.success(), "{good:?}");
+    assert!(text(&good).contains("verified: msg_1"), "{good:?}");
+
+    write(body.as_ref(), "{\"a\":2}");
+    let bad = home.run(&[&common[..], &["--ignore-age"]].concat()).await;
+    assert_eq!(bad.status.code(), Some(1));
+    assert!(text(&bad).contains("not verified: no signature matches"), "{bad:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn help_teaches_and_a_slip_is_answered_with_the_way_out() {
+    let home = Home::new("http://127.0.0.1:9");
+    let help = text(&home.run(&["--help"]).await);
+    for word in ["serve", "demo", "First steps", "ENGAGEMENT_BRIDGE_"] {
+        assert!(help.contains(word), "{word} is not in: {help}");
+    }
+    let slip = home.run(&["serve", "--min-poll-interval", "fast"]).await;
+    assert_eq!(slip.status.code(), Some(2));
+    assert!(complaint(&slip).contains("give a duration such as 31s"), "{slip:?}");
+    let named = tokio::process::Command::new(BINARY).arg("--version").output().await.unwrap();
+    assert_eq!(text(&named), format!("engagement-bridge {}\n", env!("CARGO_PKG_VERSION")));
+}
