@@ -22,6 +22,15 @@ fn header_of_202(name: &str) -> &'static str {
     line.split_once(": ").unwrap().1
 }
 
+fn id_of(sample: &str) -> String {
+    serde_json::from_str::<Value>(sample).unwrap()["id"].as_str().unwrap().to_owned()
+}
+
+/// In the sample, it is not the id of the sample operation.
+fn id_of_202() -> &'static str {
+    header_of_202("Operation-Location").rsplit('\'').nth(1).unwrap()
+}
+
 /// A Graph that answers each sample at the address of its own `id`, and nothing else.
 async fn microsoft() -> (String, JoinSet<std::io::Result<()>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -35,11 +44,10 @@ async fn microsoft() -> (String, JoinSet<std::io::Result<()>>) {
 async fn answer(method: Method, uri: Uri) -> Response {
     assert_eq!(method, Method::GET);
     assert_eq!(uri.query(), None);
-    let sample_at_202 = header_of_202("Operation-Location").ends_with(uri.path());
     let found = SAMPLES.iter().find(|(version, body)| {
-        let id = serde_json::from_str::<Value>(body).unwrap()["id"].as_str().unwrap().to_owned();
-        let collection = format!("/{version}/employeeExperience/engagementAsyncOperations");
-        uri.path() == format!("{collection}('{id}')") || (sample_at_202 && *version == "v1.0")
+        let collection = format!("/{version}/employeeExperience/engagementAsyncOperations/");
+        let asked = uri.path().strip_prefix(&collection);
+        asked == Some(&id_of(body)) || (*version == "v1.0" && asked == Some(id_of_202()))
     });
     match found {
         Some((_, body)) => ([(header::CONTENT_TYPE, "application/json")], *body).into_response(),
@@ -58,7 +66,7 @@ async fn what_graph_answers_comes_out_byte_for_byte() {
         (header_of_202("Location").replace("https://graph.microsoft.com", ""), SAMPLES[0].1),
     ];
     for (version, body) in SAMPLES {
-        let id = serde_json::from_str::<Value>(body).unwrap()["id"].as_str().unwrap().to_owned();
+        let id = id_of(body);
         let collection = format!("/{version}/employeeExperience/engagementAsyncOperations");
         registered.push((format!("{collection}/{id}"), body));
         registered.push((format!("{root}{collection}('{id}')"), body));
@@ -72,9 +80,7 @@ async fn what_graph_answers_comes_out_byte_for_byte() {
         let told = world.receiver.next().await;
         assert_eq!(told.about(), "succeeded");
         assert_eq!(told.data(), sample.trim_end(), "{operation} was changed on the way");
-        let body = told.json();
-        assert_eq!(body["data"]["resourceId"], told.json()["data"]["resourceId"]);
-        assert_eq!(body["tracking"]["clientState"], number.to_string());
+        assert_eq!(told.json()["tracking"]["clientState"], number.to_string());
     }
     world.end().await;
 }
