@@ -11,6 +11,7 @@ mod answers;
 mod architecture;
 mod contract;
 mod lanes;
+mod outside;
 mod process;
 mod rules;
 mod samples;
