@@ -42,13 +42,13 @@ pub struct DatabaseSettings {
     pub database: PathBuf,
 
     /// A file with the key that secrets in the database are sealed under: 32 bytes in base64. Or
-    /// give the key itself in ENGAGEMENT_BRIDGE_MASTER_KEY. [default: made at first start, beside
+    /// give the key itself in `ENGAGEMENT_BRIDGE_MASTER_KEY`. [default: made at first start, beside
     /// the database]
     #[arg(long, env = "ENGAGEMENT_BRIDGE_MASTER_KEY_FILE", value_name = "PATH")]
     pub master_key_file: Option<PathBuf>,
 
     /// A file with the operator's key to /v1/admin. Or give the key itself in
-    /// ENGAGEMENT_BRIDGE_ADMIN_KEY. [default: made at first start, beside the database]
+    /// `ENGAGEMENT_BRIDGE_ADMIN_KEY`. [default: made at first start, beside the database]
     #[arg(long, env = "ENGAGEMENT_BRIDGE_ADMIN_KEY_FILE", value_name = "PATH")]
     pub admin_key_file: Option<PathBuf>,
 }
@@ -370,7 +370,7 @@ impl Settings {
     fn worker(&self) -> worker::Settings {
         worker::Settings {
             hands: usize::try_from(self.hands).unwrap_or(usize::MAX),
-            lease: Duration::from_secs(60),
+            lease: Duration::from_mins(1),
             // A poll that left in the last moment must be this far from the next holder's.
             poll_needs: graph::HARD_DEADLINE.max(GRAPHS_INTERVAL),
             attempt_needs: crate::courier::HARD_DEADLINE,
@@ -409,9 +409,9 @@ impl DatabaseSettings {
         if self.master_key_file.is_some() || self.database.exists() {
             return Err(ConfigError::KeyMissing { database: self.database.clone(), path });
         }
-        let key = MasterKey::generate().map_err(|error| match error {
-            VaultError::NoRandomness(source) => ConfigError::NoRandomness(source),
-            source => ConfigError::MasterKey { from: path.display().to_string(), source },
+        let key = MasterKey::generate().map_err(|source| ConfigError::MasterKey {
+            from: path.display().to_string(),
+            source,
         })?;
         write_secret(&path, &key.expose())?;
         tracing::info!(path = %path.display(), "made a master key: keep a copy of it apart from the database");

@@ -70,3 +70,8 @@ pub mod telemetry;
 pub mod tls;
 pub mod vault;
 pub mod worker;
+
+/// The README's Rust is compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

@@ -56,10 +56,14 @@ impl SystemNames {
 #[async_trait]
 impl Names for SystemNames {
     async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, LookupError> {
-        let found = self.resolver()?.lookup_ip(host).await.map_err(|error| match error {
-            error if error.is_no_records_found() => LookupError::NotFound,
-            NetError::Timeout => LookupError::TimedOut,
-            error => LookupError::Unavailable(error.to_string()),
+        let found = self.resolver()?.lookup_ip(host).await.map_err(|error| {
+            if error.is_no_records_found() {
+                LookupError::NotFound
+            } else if matches!(error, NetError::Timeout) {
+                LookupError::TimedOut
+            } else {
+                LookupError::Unavailable(error.to_string())
+            }
         })?;
         let addresses: Vec<IpAddr> = found.iter().take(MOST_ADDRESSES).collect();
         if addresses.is_empty() { Err(LookupError::NotFound) } else { Ok(addresses) }

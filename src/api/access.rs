@@ -29,8 +29,9 @@ pub(crate) fn new_api_key(now: Timestamp) -> Result<(SecretString, ApiKey), getr
     getrandom::fill(&mut bytes)?;
     let key = SecretString::from(format!("{KEY_PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes)));
     let digest = digest(&key);
-    let short: String = digest.0.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
-    Ok((key, ApiKey { id: format!("key_{short}"), digest, created_at: now }))
+    let number = digest.0.iter().take(6).fold(0, |number, byte| number << 8 | u64::from(*byte));
+    let id = format!("key_{number:012x}");
+    Ok((key, ApiKey { id, digest, created_at: now }))
 }
 
 /// What is kept of a key.

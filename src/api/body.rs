@@ -27,7 +27,9 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
             BytesRejection::FailedToBufferBody(FailedToBufferBody::LengthLimitError(_)) => {
                 Problem::new(Kind::BodyTooLarge)
             }
-            _ => Problem::with_detail(Kind::MalformedBody, "The body broke off."),
+            BytesRejection::FailedToBufferBody(_) | _ => {
+                Problem::with_detail(Kind::MalformedBody, "The body broke off.")
+            }
         })?;
         parse(&bytes).map(Self)
     }

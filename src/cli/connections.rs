@@ -44,7 +44,7 @@ enum Action {
         #[arg(long, value_name = "GUID")]
         client_id: String,
         /// A file with the app registration's client secret. Or give the secret itself in
-        /// ENGAGEMENT_BRIDGE_CLIENT_SECRET. [default: asked for]
+        /// `ENGAGEMENT_BRIDGE_CLIENT_SECRET`. [default: asked for]
         #[arg(long, env = "ENGAGEMENT_BRIDGE_CLIENT_SECRET_FILE", value_name = "PATH")]
         client_secret_file: Option<PathBuf>,
         /// Print JSON, as is done where the output is piped.

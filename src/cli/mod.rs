@@ -85,7 +85,12 @@ impl Cli {
             Command::Serve(_) => "info",
             // Tells of its throttled poll by itself.
             Command::Demo(_) => "error",
-            _ => "warn",
+            Command::Sandbox(_)
+            | Command::Callers(_)
+            | Command::Connections(_)
+            | Command::Verify(_)
+            | Command::Healthcheck(_)
+            | Command::Settings => "warn",
         };
         telemetry::init(&self.logs, usual_logs)?;
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;

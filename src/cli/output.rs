@@ -45,10 +45,10 @@ pub(super) fn table<const N: usize>(headings: [&str; N], rows: &[[String; N]]) -
 
 /// Prints why a command failed: what was being done first, then its causes.
 pub(super) fn error(error: &anyhow::Error) {
-    let mut text = format!("{BAD}error:{BAD:#} {error}");
-    for cause in error.chain().skip(1) {
-        text.push_str(&format!("\n  because: {cause}"));
-    }
+    let mut stderr = anstream::stderr().lock();
     // There is nobody left to tell of a standard error that is closed.
-    drop(writeln!(anstream::stderr(), "{text}"));
+    drop(writeln!(stderr, "{BAD}error:{BAD:#} {error}"));
+    for cause in error.chain().skip(1) {
+        drop(writeln!(stderr, "  because: {cause}"));
+    }
 }

@@ -43,7 +43,7 @@ pub(super) struct Arguments {
 
 pub(super) async fn run(arguments: Arguments) -> Done {
     let Arguments { listen, speed } = arguments;
-    let options = Options { listen, speed, ..Options::default() };
+    let options = Options { speed, listen, ..Options::default() };
     let sandbox = Sandbox::start(options, Arc::new(SystemClock))
         .await
         .with_context(|| format!("cannot start the sandbox on {listen}"))?;

@@ -43,7 +43,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "NAME: VALUE")]
     header: Vec<String>,
     /// A file with the signing secret. Or give the secret itself in
-    /// ENGAGEMENT_BRIDGE_SIGNING_SECRET. [default: asked for]
+    /// `ENGAGEMENT_BRIDGE_SIGNING_SECRET`. [default: asked for]
     #[arg(long, env = "ENGAGEMENT_BRIDGE_SIGNING_SECRET_FILE", value_name = "PATH")]
     secret_file: Option<PathBuf>,
     /// Check one that is older than the five minutes that a receiver should allow.

@@ -101,12 +101,11 @@ pub fn jittered(span: Duration, id: OperationId, attempt: u32) -> Duration {
     #[expect(clippy::cast_possible_truncation, reason = "the upper half is folded in above")]
     let fraction = mixed(seed as u64);
     // The high word of the product maps the hash evenly onto 0..=width.
-    #[expect(clippy::cast_possible_truncation, reason = "the product of two u64 shifted by 64")]
     let extra = ((u128::from(fraction) * (u128::from(width) + 1)) >> 64) as u64;
     span.saturating_add(Duration::from_millis(extra))
 }
 
-/// The finalizer of SplitMix64: every bit of the input sways every bit of the output. Ours rather
+/// The finalizer of `SplitMix64`: every bit of the input sways every bit of the output. Ours rather
 /// than `DefaultHasher`, which may change with the compiler and with it every replay.
 fn mixed(seed: u64) -> u64 {
     let mut z = seed.wrapping_add(0x9E37_79B9_7F4A_7C15);

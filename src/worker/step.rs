@@ -32,8 +32,7 @@ impl Worker {
             Work::LapseCallback(callback) => {
                 let now = self.clock.now();
                 let event = callback::Event::Lapsed;
-                let change =
-                    self.told(callback::decide(&self.callbacks, &callback, event, now), None);
+                let change = told(callback::decide(&self.callbacks, &callback, event, now), None);
                 Commit { claim, change, report: Report::Unused, at: now }
             }
         }
@@ -65,7 +64,7 @@ impl Worker {
         let report = Report::of_attempt(receipt.reply);
         let attempt = record(callback.attempts.saturating_add(1), started_at, receipt);
         let decision = callback::decide(&self.callbacks, &callback, event, at);
-        let change = self.told(decision, Some(attempt));
+        let change = told(decision, Some(attempt));
         Commit { claim, change, report, at }
     }
 
@@ -116,19 +115,19 @@ impl Worker {
         let body = compose(&Letter { owed, at, tracking, data: data.map(AsRef::as_ref) });
         OwedCallback { callback: callback::owe(&self.callbacks, id, at), owed, body }
     }
+}
 
-    /// What becomes of a callback.
-    fn told(&self, decision: callback::Decision, attempt: Option<Attempt>) -> Change {
-        match decision {
-            callback::Decision::Become(after) => {
-                if let callback::State::Undeliverable { reason, .. } = after.state {
-                    let (id, reason, attempts) = (after.id, reason.as_str(), after.attempts);
-                    tracing::warn!(callback.id = %id, reason, attempts, "gave up on {id}: {reason}");
-                }
-                Change::Callback { after, attempt }
+/// What becomes of a callback.
+fn told(decision: callback::Decision, attempt: Option<Attempt>) -> Change {
+    match decision {
+        callback::Decision::Become(after) => {
+            if let callback::State::Undeliverable { reason, .. } = after.state {
+                let (id, reason, attempts) = (after.id, reason.as_str(), after.attempts);
+                tracing::warn!(callback.id = %id, reason, attempts, "gave up on {id}: {reason}");
             }
-            callback::Decision::Ignore(_) => Change::HandBack,
+            Change::Callback { after, attempt }
         }
+        callback::Decision::Ignore(_) => Change::HandBack,
     }
 }
 

@@ -94,12 +94,13 @@ fn judged_here(case: &Value) -> Value {
 async fn four_libraries_verify_callbacks_with_one_secret_and_during_a_rotation() {
     let world = World::begin().await;
     let first = world.shop.signing_secret().expose().to_string();
-    let unicode = json!([{ "status": "failed", "statusDetail": "Größe 📏 <&>\u{2028} \"quoted\"" }]);
+    let unicode =
+        json!([{ "status": "failed", "statusDetail": "Größe 📏 <&>\u{2028} \"quoted\"" }]);
     let before = world.tell(&unicode).await;
 
     let rotated = world.shop.post("/v1/signing-secrets", &json!({})).await;
     assert!(rotated.status.is_success(), "{rotated:?}");
-    let second = rotated.body["signingSecret"].as_str().unwrap().to_owned();
+    let second = rotated.body["secret"].as_str().unwrap().to_owned();
     let during = world.tell(&json!([{ "status": "succeeded" }])).await;
     assert_eq!(during.header("webhook-signature").matches("v1,").count(), 2);
 

@@ -271,13 +271,11 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, FieldError> {
     let mut values = headers.get_all(&IDEMPOTENCY_KEY).iter();
     let Some(value) = values.next() else { return Ok(None) };
     let key = value.to_str().ok().filter(|key| (1..=LONGEST_KEY).contains(&key.len()));
-    match (key, values.next()) {
-        (Some(key), None) => Ok(Some(key.to_owned())),
-        _ => {
-            let detail = format!("one value of 1 to {LONGEST_KEY} visible ASCII characters");
-            Err(FieldError::new("Idempotency-Key", "invalid", detail))
-        }
+    if let (Some(key), None) = (key, values.next()) {
+        return Ok(Some(key.to_owned()));
     }
+    let detail = format!("one value of 1 to {LONGEST_KEY} visible ASCII characters");
+    Err(FieldError::new("Idempotency-Key", "invalid", detail))
 }
 
 /// Tells this request from another under the same key, by what was meant rather than how it was

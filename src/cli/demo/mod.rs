@@ -45,7 +45,7 @@ const SPEED: f64 = 31.0;
 const COMMUNITIES: [&str; 3] = ["Gardening", "Chess club #fails", "All hands #throttled"];
 
 /// No demo takes longer.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 pub(super) async fn run(arguments: Arguments) -> Done {
     let teller = Teller::start();

@@ -97,6 +97,9 @@ impl MemoryStore {
     }
 }
 
+/// When a lane admits its first step, its name, and its planned steps, earliest first.
+type Queue = (Timestamp, LaneName, Vec<(Timestamp, Step)>);
+
 impl Rows {
     /// Every step that is planned, with its lane.
     fn agendas(&self) -> impl Iterator<Item = (Step, &LaneName, Agenda)> {
@@ -113,7 +116,7 @@ impl Rows {
 
     /// The planned steps of each lane, earliest first, with the time from which on the lane admits
     /// the first of them.
-    fn queues(&self) -> Vec<(Timestamp, LaneName, Vec<(Timestamp, Step)>)> {
+    fn queues(&self) -> Vec<Queue> {
         let mut queues: BTreeMap<&LaneName, Vec<(Timestamp, Step)>> = BTreeMap::new();
         for (step, lane, agenda) in self.agendas() {
             if let Some(step_at) = agenda.step_at {

@@ -319,13 +319,12 @@ impl Directory for SqliteStore {
     ) -> Result<Option<Arc<graph::Connection>>, StoreError> {
         let (caller, name, vault) = (caller.clone(), name.map(str::to_owned), self.vault.clone());
         let find = move |database: &Connection| {
-            let name = match name {
-                Some(name) => Some(name),
-                None => {
-                    let sql = "SELECT default_connection FROM callers WHERE name = ?1";
-                    let default = rows(database, sql, [caller.as_str()], |row| row.get(0))?;
-                    default.into_iter().next().flatten()
-                }
+            let name = if let Some(name) = name {
+                Some(name)
+            } else {
+                let sql = "SELECT default_connection FROM callers WHERE name = ?1";
+                let default = rows(database, sql, [caller.as_str()], |row| row.get(0))?;
+                default.into_iter().next().flatten()
             };
             let Some(name) = name else { return Ok(None) };
             Ok(connection(database, &vault, &caller, &name)?.map(Arc::new))

@@ -56,7 +56,7 @@ impl Writer {
                 Err(failed) => Err(failed.to_error()),
             };
             Box::new(move |committed| {
-                let result = committed.map_err(|failed| failed.to_error()).and(result);
+                let result = committed.map_err(Failed::to_error).and(result);
                 // Whoever asked may have gone away; what was written stands all the same.
                 drop(answer.send(result));
             })
