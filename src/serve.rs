@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, Api, Listener};
 use crate::clock::{Clock, SystemClock};
@@ -123,16 +124,8 @@ impl Bridge {
         let retention = self.sections.retention;
         parts.spawn(named("retention", forget_what_rests(store, clock, retention, stop.clone())));
 
-        let finish = async {
-            while let Some(ended) = parts.join_next().await {
-                let name = ended.context("a part of the bridge panicked")?;
-                if !stop.is_cancelled() {
-                    return Err(Died(name).into());
-                }
-            }
-            anyhow::Ok(())
-        };
-        let ended = shutdown.abandon.run_until_cancelled(finish).await.unwrap_or(Ok(()));
+        let ended = shutdown.abandon.run_until_cancelled(all_ended(&mut parts, &stop)).await;
+        let ended = ended.unwrap_or(Ok(()));
         stop.cancel();
         parts.shutdown().await;
         // Closing waits for the writer, which may have a commit to finish.
@@ -144,7 +137,52 @@ impl Bridge {
     }
 }
 
+/// Waits for all parts. Fails as soon as one ends that was not told to.
+async fn all_ended(
+    parts: &mut JoinSet<&'static str>,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    while let Some(ended) = parts.join_next().await {
+        let name = ended.context("a part of the bridge panicked")?;
+        if !stop.is_cancelled() {
+            return Err(Died(name).into());
+        }
+    }
+    Ok(())
+}
+
 async fn named(name: &'static str, part: impl Future<Output = ()>) -> &'static str {
     part.await;
     name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_part_that_ends_or_panics_by_itself_is_a_failure() {
+        let stop = CancellationToken::new();
+        let mut parts = JoinSet::new();
+        parts.spawn(named("worker", std::future::ready(())));
+        parts.spawn(named("listener", std::future::pending()));
+        let error = all_ended(&mut parts, &stop).await.unwrap_err();
+        assert!(error.to_string().starts_with("the worker ended by itself"), "{error}");
+
+        let mut parts = JoinSet::new();
+        parts.spawn(named("worker", async { panic!("a fault of the program") }));
+        let error = all_ended(&mut parts, &stop).await.unwrap_err();
+        assert_eq!(error.to_string(), "a part of the bridge panicked");
+    }
+
+    #[tokio::test]
+    async fn parts_that_were_told_to_stop_end_well() {
+        let stop = CancellationToken::new();
+        let mut parts = JoinSet::new();
+        for name in ["worker", "listener"] {
+            parts.spawn(named(name, stop.clone().cancelled_owned()));
+        }
+        stop.cancel();
+        assert!(all_ended(&mut parts, &stop).await.is_ok());
+    }
 }

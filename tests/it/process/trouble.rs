@@ -63,7 +63,7 @@ async fn on_a_full_disk_every_202_is_kept_and_everything_else_is_refused() {
     let key = home.directory.path().join("admin-key");
     super::write(&key, "admin-key-for-a-small-disk");
     let home = home.environment("ENGAGEMENT_BRIDGE_ADMIN_KEY_FILE", key.to_str().unwrap());
-    let setup = format!("mount -t tmpfs -o size=2m tmpfs '{}'", disk.display());
+    let setup = format!("mount -t tmpfs -o size=8m tmpfs '{}'", disk.display());
     let serve = home.serve_after(&setup).await;
     let operator = serve.client("admin-key-for-a-small-disk");
     let shop = operator.add_caller("shop").await;
@@ -94,7 +94,7 @@ async fn on_a_full_disk_every_202_is_kept_and_everything_else_is_refused() {
     // Room again, without a restart.
     let enlarge = Command::new("nsenter")
         .args(["--target", &serve.pid().to_string(), "--user", "--mount", "--preserve-credentials"])
-        .args(["mount", "-o", "remount,size=32m"])
+        .args(["mount", "-o", "remount,size=64m"])
         .arg(&disk)
         .status();
     assert!(enlarge.await.unwrap().success());
