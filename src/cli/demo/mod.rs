@@ -80,7 +80,13 @@ pub(super) async fn run(arguments: Arguments) -> Done {
         if arguments.keep {
             Teller::commands(&app)?;
             line("Everything goes on running until Ctrl-C.")?;
-            deliveries.acknowledge_until(until_told()).await?;
+            let mut told = std::pin::pin!(until_told());
+            loop {
+                tokio::select! {
+                    told = told.as_mut() => break told?,
+                    delivery = deliveries.next() => teller.tell(&Tale::Delivered(&delivery?))?,
+                }
+            }
         }
         anyhow::Ok(all_went_well)
     };

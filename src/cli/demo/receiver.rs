@@ -94,18 +94,6 @@ impl Deliveries {
     pub(super) async fn next(&mut self) -> anyhow::Result<Delivery> {
         self.received.recv().await.context("the receiver of the demo stopped")
     }
-
-    /// Takes whatever comes, without a word, until `told`.
-    pub(super) async fn acknowledge_until(
-        &mut self,
-        told: impl Future<Output = std::io::Result<()>>,
-    ) -> anyhow::Result<()> {
-        let acknowledge = async { while self.next().await.is_ok() {} };
-        tokio::select! {
-            told = told => Ok(told?),
-            () = acknowledge => self.next().await.map(drop),
-        }
-    }
 }
 
 async fn receive(State(desk): State<Desk>, headers: HeaderMap, body: Bytes) -> StatusCode {
