@@ -316,3 +316,29 @@ fn list<T>(
     let rows = statement.query_map(params, |row| Ok(read(row))).context("listing")?;
     rows.map(|row| row.context("listing")?).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_committed_survives_a_power_cut_and_the_file_does_not_grow_for_good() {
+        let directory = tempfile::tempdir().unwrap();
+        let vault = Vault::new(&crate::vault::MasterKey::generate().unwrap());
+        let path = directory.path().join("bridge.db");
+        let store = SqliteStore::open(&path, vault, lane::Policy::default()).unwrap();
+        let pragma = async |name: &'static str| {
+            let read = move |connection: &Connection| {
+                let sql = format!("PRAGMA {name}");
+                let value =
+                    connection.query_row(&sql, [], |row| row.get::<_, rusqlite::types::Value>(0));
+                Ok(format!("{:?}", value.context("testing")?))
+            };
+            store.writer.run(read).await.unwrap()
+        };
+        assert_eq!(pragma("journal_mode").await, "Text(\"wal\")");
+        assert_eq!(pragma("synchronous").await, "Integer(2)", "FULL");
+        assert_eq!(pragma("foreign_keys").await, "Integer(1)");
+        assert_eq!(pragma("auto_vacuum").await, "Integer(2)", "INCREMENTAL");
+    }
+}

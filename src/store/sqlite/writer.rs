@@ -49,18 +49,7 @@ impl Writer {
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
     {
-        let (answer, answered) = oneshot::channel();
-        let job: Job = Box::new(move |transaction| {
-            let result = match transaction {
-                Ok(connection) => in_savepoint(connection, work),
-                Err(failed) => Err(failed.to_error()),
-            };
-            Box::new(move |committed| {
-                let result = committed.map_err(Failed::to_error).and(result);
-                // Whoever asked may have gone away; what was written stands all the same.
-                drop(answer.send(result));
-            })
-        });
+        let (job, answered) = job(work);
         let jobs = self.jobs.as_ref().ok_or(StoreError::Closed)?;
         jobs.send_timeout(job, PATIENCE).await.map_err(|refused| match refused {
             mpsc::error::SendTimeoutError::Timeout(_) => StoreError::Overloaded,
@@ -79,6 +68,27 @@ impl Drop for Writer {
             drop(thread.join());
         }
     }
+}
+
+/// A job that does `work`, and where its result comes out.
+fn job<T, F>(work: F) -> (Job, oneshot::Receiver<Result<T, StoreError>>)
+where
+    T: Send + 'static,
+    F: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+{
+    let (answer, answered) = oneshot::channel();
+    let job: Job = Box::new(move |transaction| {
+        let result = match transaction {
+            Ok(connection) => in_savepoint(connection, work),
+            Err(failed) => Err(failed.to_error()),
+        };
+        Box::new(move |committed| {
+            let result = committed.map_err(Failed::to_error).and(result);
+            // Whoever asked may have gone away; what was written stands all the same.
+            drop(answer.send(result));
+        })
+    });
+    (job, answered)
 }
 
 fn in_savepoint<T>(
@@ -116,7 +126,14 @@ fn write(connection: &mut Connection, mut group: impl Iterator<Item = Job>) {
     let committed = (|| {
         let transaction =
             connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-        answers.extend(group.by_ref().map(|job| job(Ok(&transaction))));
+        for job in group.by_ref() {
+            answers.push(job(Ok(&transaction)));
+            // Where the disk fails it, SQLite may take the whole transaction back by itself. Whoever
+            // came next would then write outside of any, and be told that nothing was written.
+            if transaction.is_autocommit() {
+                break;
+            }
+        }
         transaction.commit()
     })();
     let failed = committed.err().map(|error| Failed::of(&error));
@@ -127,5 +144,49 @@ fn write(connection: &mut Connection, mut group: impl Iterator<Item = Job>) {
     }
     for answer in answers {
         answer(failed.as_ref().map_or(Ok(()), Err));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs these statements as one group; whether each was told that it was written, and what was.
+    fn written(statements: [&'static str; 3]) -> ([bool; 3], Vec<String>) {
+        let mut connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch("CREATE TABLE words (word TEXT UNIQUE)").unwrap();
+        let (jobs, answers): (Vec<Job>, Vec<_>) = statements
+            .map(|sql| job(move |it| it.execute(sql, []).map(drop).context("testing")))
+            .into_iter()
+            .unzip();
+        write(&mut connection, jobs.into_iter());
+        let mut told = answers.into_iter().map(|mut answer| answer.try_recv().unwrap().is_ok());
+        let words = connection
+            .prepare("SELECT word FROM words ORDER BY word")
+            .unwrap()
+            .query_map([], |row| row.get(0))
+            .unwrap()
+            .collect::<Result<_, _>>()
+            .unwrap();
+        (std::array::from_fn(|_| told.next().unwrap()), words)
+    }
+
+    const ONE: &str = "INSERT INTO words VALUES ('one')";
+    const TWO: &str = "INSERT INTO words VALUES ('two')";
+
+    #[test]
+    fn a_job_that_fails_takes_back_what_it_wrote_and_nothing_else() {
+        let twice = "INSERT INTO words VALUES ('three'), ('one')";
+        assert_eq!(written([ONE, twice, TWO]), ([true, false, true], words(["one", "two"])));
+    }
+
+    #[test]
+    fn when_the_whole_transaction_is_lost_nobody_is_told_otherwise() {
+        let lost = "INSERT OR ROLLBACK INTO words VALUES ('one')";
+        assert_eq!(written([ONE, lost, TWO]), ([false, false, false], words([])));
+    }
+
+    fn words<const N: usize>(words: [&str; N]) -> Vec<String> {
+        words.map(str::to_owned).to_vec()
     }
 }
