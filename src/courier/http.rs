@@ -222,20 +222,22 @@ fn failure(cause: &(dyn Error + 'static), is_connect: bool) -> Option<Failure> {
     }
     let error = cause.downcast_ref::<std::io::Error>()?;
     // rustls hides in an io::Error, which does not tell of it by `source`.
-    if error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) {
+    if error.get_ref().is_some_and(<dyn Error + Send + Sync>::is::<rustls::Error>) {
         return Some(Failure::TlsFailed);
     }
-    match error.kind() {
-        ErrorKind::TimedOut => Some(Failure::TimedOut),
+    let broke_off = matches!(
+        error.kind(),
         ErrorKind::ConnectionReset
-        | ErrorKind::ConnectionAborted
-        | ErrorKind::BrokenPipe
-        | ErrorKind::UnexpectedEof
-            if !is_connect =>
-        {
-            Some(Failure::ConnectionLost)
-        }
-        _ => None,
+            | ErrorKind::ConnectionAborted
+            | ErrorKind::BrokenPipe
+            | ErrorKind::UnexpectedEof
+    );
+    if error.kind() == ErrorKind::TimedOut {
+        Some(Failure::TimedOut)
+    } else if broke_off && !is_connect {
+        Some(Failure::ConnectionLost)
+    } else {
+        None
     }
 }
 

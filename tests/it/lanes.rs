@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use crate::support::{NOON, after, seconds};
 
-const LEASE: Duration = Duration::from_secs(60);
+const LEASE: Duration = Duration::from_mins(1);
 
 /// One thing that happens on a lane.
 #[derive(Clone, Copy, Debug)]

@@ -94,7 +94,7 @@ async fn an_idempotency_key_stands_for_its_first_request(bench: &Bench) {
     let mut found = with_key(4, 4);
     found.reference = registration(1).reference;
     if let Some(idempotency) = &mut found.idempotency {
-        idempotency.key = "another".to_owned();
+        "another".clone_into(&mut idempotency.key);
     }
     assert!(matches!(bench.register_one(found.clone()).await, Registered::Existing(_)));
     let Registered::Replayed { operation, answer: None } = bench.register_one(found).await else {

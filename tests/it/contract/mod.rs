@@ -23,7 +23,7 @@ use jiff::Timestamp;
 
 use crate::support::{self, NOON, caller, connection};
 
-pub(crate) const LEASE: Duration = Duration::from_secs(60);
+pub(crate) const LEASE: Duration = Duration::from_mins(1);
 
 /// Both halves of the contract.
 pub(crate) trait Backend: Store + Directory {}

@@ -11,7 +11,6 @@ use serde_json::{Value, json};
 
 use super::PATIENCE;
 
-pub(crate) const TENANT: &str = "contoso.example";
 pub(crate) const CLIENT_ID: &str = "11111111-2222-3333-4444-555555555555";
 pub(crate) const SECRET_OF_CLIENT: &str = "client-secret-8Zp4";
 

@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 
-pub(crate) use app::{Answer, Client, SECRET_OF_CLIENT, TENANT};
+pub(crate) use app::{Client, SECRET_OF_CLIENT};
 pub(crate) use receiver::{Received, Receiver};
 
 /// How many times faster than real time Graph's clock runs here.
