@@ -370,10 +370,10 @@ impl Settings {
     fn worker(&self) -> worker::Settings {
         worker::Settings {
             hands: usize::try_from(self.hands).unwrap_or(usize::MAX),
-            lease: Duration::from_mins(1),
-            // A poll that left in the last moment must be this far from the next holder's.
-            poll_needs: graph::HARD_DEADLINE.max(GRAPHS_INTERVAL),
-            attempt_needs: crate::courier::HARD_DEADLINE,
+            lease: Duration::from_secs(90),
+            poll_takes: graph::HARD_DEADLINE,
+            poll_apart: GRAPHS_INTERVAL,
+            attempt_takes: crate::courier::HARD_DEADLINE,
         }
     }
 

@@ -47,6 +47,9 @@
 //!   callback that were owed twice by some fault would still be one message to its receiver.
 //! * A token refused with 401 is renewed for the *next* poll, not retried at once, for a retry
 //!   would be a second poll within 30 s.
+//! * Plans follow a time that does not jump when the machine's clock is set (see
+//!   [`clock::Steady`]), and a poll is over, one way or another, a whole interval before its lease
+//!   ends: no two polls meet within 30 s, not even of two workers one of which was stopped.
 //! * What lapses (deadlines, the age of a callback) is claimed without its lane, so that a paused
 //!   lane cannot keep an operation from ending.
 

@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, Api, Listener};
-use crate::clock::{Clock, SystemClock};
+use crate::clock::{Clock, SteadyClock};
 use crate::config::{ConfigError, Sections, Settings};
 use crate::courier::{Egress, HttpCourier};
 use crate::graph::{self, HttpGraph};
@@ -28,6 +28,7 @@ pub struct Bridge {
     router: axum::Router,
     worker: Arc<Worker>,
     store: Arc<SqliteStore>,
+    clock: Arc<dyn Clock>,
     sections: Sections,
     grace: std::time::Duration,
 }
@@ -41,7 +42,7 @@ impl Bridge {
     /// Opens, connects and binds everything; does nothing yet.
     pub async fn prepare(settings: &Settings) -> anyhow::Result<Self> {
         let sections = settings.sections()?;
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let clock: Arc<dyn Clock> = Arc::new(SteadyClock::start());
         let master_key = settings.database.master_key()?;
         let admin_key = settings.database.admin_key(clock.as_ref())?;
         let (path, lanes) = (settings.database.database.clone(), sections.lanes.clone());
@@ -89,7 +90,7 @@ impl Bridge {
             store: Arc::clone(&store) as Arc<dyn Store>,
             directory: Arc::clone(&store) as Arc<dyn Directory>,
             egress,
-            clock,
+            clock: Arc::clone(&clock),
             nudge,
             graph_root: sections.graph_root.clone(),
             operations: sections.operations.clone(),
@@ -103,7 +104,7 @@ impl Bridge {
         let address = listener.address()?;
         store.announce(address).context("cannot write to the lock file of the database")?;
         let grace = settings.shutdown_grace;
-        Ok(Self { listener, address, router, worker, store, sections, grace })
+        Ok(Self { listener, address, router, worker, store, clock, sections, grace })
     }
 
     /// Where the API listens.
@@ -120,7 +121,7 @@ impl Bridge {
         parts.spawn(named("listener", self.listener.serve(self.router, stop.clone(), grace)));
         parts.spawn(named("worker", self.worker.run(stop.clone(), grace)));
         let store = Arc::clone(&self.store) as Arc<dyn Store>;
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let clock = Arc::clone(&self.clock);
         let retention = self.sections.retention;
         parts.spawn(named("retention", forget_what_rests(store, clock, retention, stop.clone())));
 

@@ -104,7 +104,7 @@ impl HttpCourier {
             Err(_) => return Err(timed_out("before the end of its body")),
         };
         Ok(Receipt {
-            reply: reply(status, &headers, self.clock.now()),
+            reply: reply(status, &headers, self.clock.wall()),
             status: Some(status.as_u16()),
             failure: None,
             detail: None,
@@ -115,7 +115,7 @@ impl HttpCourier {
 
     /// Signed anew for each attempt, with its own time.
     fn headers(&self, parcel: &Parcel) -> HeaderMap {
-        let (id, timestamp) = (parcel.id.to_string(), self.clock.now().as_second());
+        let (id, timestamp) = (parcel.id.to_string(), self.clock.wall().as_second());
         let signature = sign(&parcel.secrets, &id, timestamp, &parcel.body);
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -22,7 +22,7 @@ use super::{
     AccessToken, Connection, Credential, Graph, GraphRoot, Inquiry, LoginRoot, Poll, grant, wire,
 };
 use crate::clock::Clock;
-use crate::operation::{Answer, Event, Hindrance, Refusal, Renewal, Verdict, after};
+use crate::operation::{Answer, Event, Hindrance, Refusal, Renewal, Verdict, after, elapsed};
 
 /// Microsoft Graph, or what stands in for it at the operator's root.
 pub struct HttpGraph {
@@ -129,10 +129,16 @@ impl HttpGraph {
     async fn ask(&self, inquiry: &Inquiry, token: &AccessToken) -> Result<Poll, Hindrance> {
         // Not what the caller says is a token, then; and no other poll of it will fare better.
         let bearer = bearer(token).ok_or(Hindrance::Refused(Refusal::Unauthorized))?;
+        // A token may have been long in coming, or this process may have been stopped for a while.
+        let left = elapsed(self.clock.now(), inquiry.over_by);
+        if left.is_zero() {
+            return Err(Hindrance::Trouble { retry_after: None });
+        }
         let exchange = Exchange::begin();
+        let until = exchange.began_at + self.deadlines.exchange.min(left);
         let received = self
             .transport
-            .exchange(exchange.began_at + self.deadlines.exchange, BODY_LIMIT, |client| {
+            .exchange(until, BODY_LIMIT, |client| {
                 let request = client
                     .get(self.root.url(&inquiry.reference))
                     .header(AUTHORIZATION, bearer)
@@ -170,7 +176,7 @@ impl HttpGraph {
             retry_after: received.header(&RETRY_AFTER),
             body: received.body.as_deref().ok(),
         };
-        let reading = wire::read(answered, renewal, self.clock.now());
+        let reading = wire::read(answered, renewal, self.clock.wall());
         if let (Answer::CredentialRefused { .. }, Credential::Connection(connection)) =
             (reading.answer, &inquiry.credential)
         {

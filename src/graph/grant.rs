@@ -73,7 +73,7 @@ impl Request<'_> {
             }
         };
         let status = received.status.as_u16();
-        let Reading { grant, complaint } = read(&received, clock.now());
+        let Reading { grant, complaint } = read(&received, clock.wall());
         match &grant {
             Ok(granted) => {
                 let lives_for_s = granted.lives_for.as_secs();

@@ -47,6 +47,8 @@ pub struct Inquiry {
     pub operation: OperationId,
     pub reference: Reference,
     pub credential: Credential,
+    /// When the poll is over, one way or another: soon after, somebody else may poll the same.
+    pub over_by: Timestamp,
 }
 
 /// What came of one poll.

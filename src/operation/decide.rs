@@ -62,7 +62,7 @@ pub enum Renewal {
 /// Why no request left.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Hindrance {
-    /// The token endpoint is in trouble.
+    /// The token endpoint is in trouble, or was so slow that the poll's time is over.
     Trouble { retry_after: Option<Duration> },
     /// There is no token, and trying again will not change that.
     Refused(Refusal),

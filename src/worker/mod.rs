@@ -53,12 +53,16 @@ pub struct Settings {
     pub hands: usize,
     /// How long a claim is good for.
     pub lease: Duration,
-    /// How much of its lease a poll needs when it starts: its hard deadline, and enough for the
-    /// next holder's poll to be far enough away from this one's.
-    pub poll_needs: Duration,
-    /// How much of its lease an attempt needs when it starts: its hard deadline.
-    pub attempt_needs: Duration,
+    /// How long a poll may take.
+    pub poll_takes: Duration,
+    /// Between the end of a poll and the end of its lease, when the next holder may poll.
+    pub poll_apart: Duration,
+    /// How long an attempt may take.
+    pub attempt_takes: Duration,
 }
+
+/// A lease is longer than its step by so much, that there is time to start it.
+const TO_START: Duration = Duration::from_secs(20);
 
 /// The lease is shorter than a step may take, so that two could take the same step at once.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
@@ -71,11 +75,16 @@ pub struct LeaseTooShort {
 impl Settings {
     /// Checks that each step fits into its lease with time to spare for starting it.
     pub fn check(&self) -> Result<(), LeaseTooShort> {
-        let needed = self.poll_needs.max(self.attempt_needs) + Duration::from_secs(5);
+        let needed = self.poll_needs().max(self.attempt_takes) + TO_START;
         if self.lease < needed {
             return Err(LeaseTooShort { lease: self.lease, needed });
         }
         Ok(())
+    }
+
+    /// How much of its lease a poll needs when it starts.
+    fn poll_needs(&self) -> Duration {
+        self.poll_takes + self.poll_apart
     }
 }
 
@@ -125,7 +134,9 @@ impl Worker {
             match self.claim(free).await {
                 Ok(claimed) if claimed.is_empty() => {
                     let sleep = tokio::time::sleep(self.sleep_for().await);
+                    // In this order, not a random one, so that a simulation can be replayed.
                     tokio::select! {
+                        biased;
                         () = nudged => {}
                         () = sleep => {}
                     }

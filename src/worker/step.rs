@@ -8,7 +8,7 @@ use crate::callback::{self, CallbackId};
 use crate::courier::{Letter, Parcel, Receipt, Tracking, compose};
 use crate::graph::{Credential, Inquiry};
 use crate::lane::Report;
-use crate::operation::{Decision, Event, Operation, Owed, decide, elapsed};
+use crate::operation::{Decision, Event, Operation, Owed, before, decide, elapsed};
 use crate::store::{
     Attempt, Change, Claim, Claimed, Commit, Identity, Message, OwedCallback, Tracked, Work,
 };
@@ -20,8 +20,8 @@ impl Worker {
         let left = elapsed(self.clock.now(), claim.until);
         match work {
             // Started this late, it could overlap with whoever claims it next.
-            Work::Poll { .. } if left < self.settings.poll_needs => self.hand_back(claim),
-            Work::Attempt(_) if left < self.settings.attempt_needs => self.hand_back(claim),
+            Work::Poll { .. } if left < self.settings.poll_needs() => self.hand_back(claim),
+            Work::Attempt(_) if left < self.settings.attempt_takes => self.hand_back(claim),
             Work::Poll { tracked, credential } => self.poll(claim, &tracked, credential).await,
             Work::Attempt(message) => self.attempt(claim, *message).await,
             Work::LapseOperation(tracked) => {
@@ -48,6 +48,7 @@ impl Worker {
             operation: tracked.operation.id,
             reference: tracked.reference.clone(),
             credential,
+            over_by: before(claim.until, self.settings.poll_apart),
         };
         let poll = self.graph.poll(inquiry).await;
         let at = self.clock.now();

@@ -54,7 +54,8 @@ fn graph(server: &StandIn) -> HttpGraph {
 
 fn inquiry(credential: Credential) -> Inquiry {
     let reference = Reference { version: ApiVersion::V1, id: "a-b_c".to_owned() };
-    Inquiry { operation: OperationId(7), reference, credential }
+    let over_by = Timestamp::UNIX_EPOCH + HOUR;
+    Inquiry { operation: OperationId(7), reference, credential, over_by }
 }
 
 fn by_token() -> Inquiry {
@@ -309,6 +310,31 @@ async fn a_connection_proves_itself_by_its_secret_and_the_token_goes_to_graph() 
     ];
     assert_eq!(form, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
     assert_eq!(server.polls()[0].header("authorization"), Some("Bearer granted"));
+}
+
+#[tokio::test]
+async fn no_poll_leaves_once_its_time_is_over() {
+    let server = granting(|_| json(RUNNING)).await;
+    let clock = Arc::<SetClock>::default();
+    let graph = graph_at(&server.root, PATIENT, &clock);
+    clock.advance(HOUR - Duration::from_millis(1));
+    assert_eq!(graph.poll(by_connection()).await.event, STILL_RUNNING);
+    clock.advance(Duration::from_millis(1));
+    let late = Event::Unpolled(Hindrance::Trouble { retry_after: None });
+    assert_eq!(graph.poll(by_connection()).await.event, late);
+    assert_eq!(server.polls().len(), 1);
+}
+
+#[tokio::test]
+async fn a_poll_under_way_is_cut_off_when_its_time_is_over() {
+    let server = StandIn::silent().await;
+    let graph = graph(&server);
+    let over_by = Timestamp::UNIX_EPOCH + Duration::from_millis(50);
+    let inquiry = Inquiry { over_by, ..by_token() };
+    let poll = tokio::time::timeout(PATIENT.exchange / 2, graph.poll(inquiry));
+    let poll = poll.await.expect("cut off by then");
+    assert_eq!(poll.event, TROUBLE);
+    assert_eq!(server.polls().len(), 1);
 }
 
 #[tokio::test]
