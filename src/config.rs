@@ -370,6 +370,7 @@ impl Settings {
     fn worker(&self) -> worker::Settings {
         worker::Settings {
             hands: usize::try_from(self.hands).unwrap_or(usize::MAX),
+            longest_sleep: Duration::from_secs(30),
             lease: Duration::from_secs(90),
             poll_takes: graph::HARD_DEADLINE,
             poll_apart: GRAPHS_INTERVAL,

@@ -14,6 +14,7 @@ use crate::courier::{Egress, HttpCourier};
 use crate::graph::{self, HttpGraph};
 use crate::names::{Names, SystemNames, Unguarded};
 use crate::nudge::Nudge;
+use crate::operation::after;
 use crate::shutdown::Shutdown;
 use crate::store::sqlite::SqliteStore;
 use crate::store::{Directory, Store};
@@ -48,6 +49,11 @@ impl Bridge {
         let (path, lanes) = (settings.database.database.clone(), sections.lanes.clone());
         let open = move || SqliteStore::open(&path, Vault::new(&master_key), lanes);
         let store = Arc::new(tokio::task::spawn_blocking(open).await??);
+
+        // For an interval nothing is polled, since how long ago the process before this one polled
+        // cannot be told by a clock that may have been set since.
+        let rested = after(clock.now(), sections.operations.cadence.shortest);
+        store.rest_graph_lanes(rested).await?;
 
         let roots = match &settings.ca_file {
             None => None,

@@ -166,6 +166,11 @@ impl Lane {
         }
     }
 
+    /// Admits nothing before `until`, whatever else is known.
+    pub fn rest(&mut self, until: Timestamp) {
+        self.paused_until = Some(self.paused_until.map_or(until, |before| before.max(until)));
+    }
+
     /// Whether a fresh lane in its place would behave the same: nothing counts, nothing is
     /// remembered against it.
     pub fn is_forgettable(&self, now: Timestamp) -> bool {
@@ -212,8 +217,7 @@ impl Lane {
         if self.kind == Kind::Callback {
             self.allowance = 1;
         }
-        let until = after(now, wait);
-        self.paused_until = Some(self.paused_until.map_or(until, |before| before.max(until)));
+        self.rest(after(now, wait));
     }
 }
 

@@ -80,6 +80,12 @@ pub trait Store: Send + Sync {
     /// too early by a little, never too late.
     async fn next_due(&self) -> Result<Option<Timestamp>, StoreError>;
 
+    /// Lets every Graph lane that there is admit nothing before `until`.
+    ///
+    /// For a process that begins where another one ended: the machine's clock may have been set in
+    /// between, so that what is written does not tell how long ago the last polls were.
+    async fn rest_graph_lanes(&self, until: Timestamp) -> Result<(), StoreError>;
+
     /// Changes an operation or callback on somebody's request, provided that it is still what the
     /// one who decided took it for.
     async fn amend(&self, amendment: Amendment) -> Result<Amended, StoreError>;

@@ -25,9 +25,6 @@ use crate::{callback, operation};
 
 pub use retention::{Retention, forget_what_rests};
 
-/// How long the loop sleeps at the most, should a nudge be lost between replicas.
-const LONGEST_SLEEP: Duration = Duration::from_secs(30);
-
 /// How long the loop waits after a claim that failed.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
 
@@ -51,6 +48,8 @@ pub struct Worker {
 pub struct Settings {
     /// Steps in progress at the most.
     pub hands: usize,
+    /// How long the loop sleeps at the most, should a nudge be lost between replicas.
+    pub longest_sleep: Duration,
     /// How long a claim is good for.
     pub lease: Duration,
     /// How long a poll may take.
@@ -165,7 +164,7 @@ impl Worker {
     /// How long there will be nothing to do, as far as is known.
     async fn sleep_for(&self) -> Duration {
         let now = self.clock.now();
-        let latest = operation::after(now, LONGEST_SLEEP);
+        let latest = operation::after(now, self.settings.longest_sleep);
         let until = match self.store.next_due().await {
             Ok(due) => due.map_or(latest, |due: Timestamp| due.min(latest)),
             // The claim that follows will tell what is wrong.

@@ -398,6 +398,13 @@ impl Store for MemoryStore {
         Ok(ready.chain(lapses).min())
     }
 
+    async fn rest_graph_lanes(&self, until: Timestamp) -> Result<(), StoreError> {
+        let mut rows = self.rows();
+        let of_graph = rows.lanes.iter_mut().filter(|(name, _)| name.kind == lane::Kind::Graph);
+        of_graph.for_each(|(_, row)| row.lane.rest(until));
+        Ok(())
+    }
+
     async fn amend(&self, amendment: Amendment) -> Result<Amended, StoreError> {
         let mut rows = self.rows();
         match amendment {

@@ -214,6 +214,10 @@ impl Store for SqliteStore {
         self.readers.run(schedule::next_due).await
     }
 
+    async fn rest_graph_lanes(&self, until: Timestamp) -> Result<(), StoreError> {
+        self.writer.run(move |database| schedule::rest_graph_lanes(database, until)).await
+    }
+
     async fn amend(&self, amendment: Amendment) -> Result<Amended, StoreError> {
         let (vault, policy) = (self.vault.clone(), self.policy.clone());
         let amend =

@@ -191,6 +191,20 @@ pub(super) fn settle(
     save(connection, number, &stored)
 }
 
+/// Lets Graph lanes admit nothing before `until`.
+pub(super) fn rest_graph_lanes(
+    connection: &Connection,
+    until: Timestamp,
+) -> Result<(), StoreError> {
+    let of_graph = "SELECT lane FROM lanes WHERE name GLOB 'graph:*'";
+    for number in numbers(connection, of_graph, &[])? {
+        let Some(mut stored) = load(connection, number)? else { continue };
+        stored.lane.rest(until);
+        save(connection, number, &stored)?;
+    }
+    Ok(())
+}
+
 /// Forgets lanes on which nothing waits and nothing counts.
 pub(super) fn forget_lanes(connection: &Connection, now: Timestamp) -> Result<(), StoreError> {
     let sql = "SELECT lane FROM lanes WHERE lane > ?1 \

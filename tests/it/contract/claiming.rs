@@ -24,6 +24,7 @@ laws![
     a_graph_lane_holds_its_budget_in_any_window,
     a_slot_counts_from_the_answer_not_from_the_claim,
     a_throttled_lane_pauses_and_no_other,
+    graph_lanes_rest_when_told_to_and_others_do_not,
     a_callback_lane_widens_with_success_and_narrows_with_failure,
     lanes_take_turns,
     what_lapses_needs_no_lane,
@@ -170,6 +171,20 @@ async fn a_throttled_lane_pauses_and_no_other(bench: &Bench) {
     assert_eq!(waiting(bench.claim_at(after(659), 100).await), 0);
     assert!(bench.next_due().await.unwrap().unwrap() <= after(660));
     assert_eq!(waiting(bench.claim_at(after(660), 100).await), 2, "all but the one that polled");
+}
+
+async fn graph_lanes_rest_when_told_to_and_others_do_not(bench: &Bench) {
+    bench.keep([registration(1), on_lane(2, "alice"), on_lane(3, "bob")]).await;
+    let now = after(60);
+    let ended = bench.claim_one(now).await;
+    bench.commit_one(polled(ended, Answer::Gone, now)).await;
+    let until = now + seconds(31);
+    bench.rest_graph_lanes(until).await.unwrap();
+    bench.rest_graph_lanes(now).await.unwrap();
+    let claimed = steps(&bench.claim_at(until - MOMENT, 100).await);
+    assert!(matches!(claimed.first(), Some(Step::Callback(_))), "{claimed:?}");
+    assert_eq!(claimed.len(), 1);
+    assert_eq!(bench.claim_at(until, 100).await.len(), 2);
 }
 
 async fn a_callback_lane_widens_with_success_and_narrows_with_failure(bench: &Bench) {
