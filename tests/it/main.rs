@@ -15,5 +15,6 @@ mod outside;
 mod process;
 mod rules;
 mod samples;
+mod simulation;
 mod support;
 mod world;

@@ -1,0 +1,306 @@
+//! What may be said of every world, judged by its record and by what is in the store at the end,
+//! and by nothing that the rules under test have a part in.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use engagement_bridge::callback::{self, CallbackId, Reason, Reply};
+use engagement_bridge::operation::{Answer, OperationId, Outcome, State, Verdict};
+use engagement_bridge::store::{StoredCallback, Tracked};
+use jiff::{SignedDuration, Timestamp};
+
+use super::outside::{Record, RecordedAttempt, RecordedPoll, number_in};
+use super::plan::{OperationPlan, Plan, Wish};
+use super::run::{Done, Ending, callbacks_policy, lanes_policy, operations_policy};
+use crate::support::NOON;
+
+type Verdicts = Result<(), String>;
+
+macro_rules! hold {
+    ($condition:expr, $($what:tt)*) => {
+        if !$condition {
+            return Err(format!($($what)*));
+        }
+    };
+}
+
+/// Longer than any step takes.
+const STEP: Duration = Duration::from_secs(36);
+
+pub(crate) fn judge(ending: &Ending) -> Verdicts {
+    let record = ending.outside.record.lock().unwrap();
+    let plan = &ending.outside.plan;
+    what_was_accepted_is_there(ending)?;
+    never_two_polls_within_thirty_seconds(&record)?;
+    never_over_a_budget(&record)?;
+    for tracked in &ending.operations {
+        everything_has_come_to_rest(tracked, &ending.callbacks)?;
+        the_outcome_is_what_graph_said(plan, tracked, &record, &ending.callbacks)?;
+        it_was_told_or_is_listed(tracked, &ending.callbacks, &record)?;
+        it_was_never_contradicted(tracked, &record)?;
+    }
+    if plan.has_a_house_without_stalls() {
+        nothing_is_told_twice(ending, &record)?;
+    }
+    if plan.has_a_calm_house() {
+        a_pause_is_kept(&record)?;
+        nobody_waits_for_others(plan, ending, &record)?;
+    }
+    Ok(())
+}
+
+fn planned<'a>(plan: &'a Plan, tracked: &Tracked) -> &'a OperationPlan {
+    &plan.operations[number_in(&tracked.reference.id)]
+}
+
+fn of_operation(callbacks: &[StoredCallback], id: OperationId) -> Vec<&StoredCallback> {
+    callbacks.iter().filter(|it| it.callback.id.operation == id).collect()
+}
+
+/// The outcome that a body tells, or `credentialNeeded`.
+fn told(body: &[u8]) -> String {
+    let body: serde_json::Value = serde_json::from_slice(body).unwrap();
+    let kind = body["type"].as_str().unwrap();
+    kind.strip_prefix("engagementAsyncOperation.").unwrap().to_owned()
+}
+
+/// Promise 1, its first half.
+fn what_was_accepted_is_there(ending: &Ending) -> Verdicts {
+    for (_, done) in &ending.done {
+        let (Done::Registered(id) | Done::Found(id)) = done else { continue };
+        let there = ending.operations.iter().any(|it| it.operation.id == *id);
+        hold!(there, "{id} was accepted and is gone");
+    }
+    Ok(())
+}
+
+/// Promise 2, in true time.
+fn never_two_polls_within_thirty_seconds(record: &Record) -> Verdicts {
+    let mut last: BTreeMap<OperationId, Duration> = BTreeMap::new();
+    for poll in &record.polls {
+        let before = last.insert(poll.operation, poll.arrived_at);
+        let gap = before.map(|before| poll.arrived_at.saturating_sub(before));
+        let early = gap.is_some_and(|gap| gap <= Duration::from_secs(30));
+        hold!(!early, "{} was polled again after {gap:?}", poll.operation);
+    }
+    Ok(())
+}
+
+/// Promise 3, in true time, and its like for receivers.
+fn never_over_a_budget(record: &Record) -> Verdicts {
+    let window = Duration::from_secs(30);
+    let mut arrivals: BTreeMap<&str, Vec<Duration>> = BTreeMap::new();
+    for RecordedPoll { lane, arrived_at, .. } in &record.polls {
+        arrivals.entry(lane).or_default().push(*arrived_at);
+    }
+    let budget = lanes_policy().graph_requests as usize;
+    for (lane, mut times) in arrivals {
+        times.sort_unstable();
+        for (index, first) in times.iter().enumerate() {
+            let within = times[index..].iter().take_while(|at| **at < *first + window).count();
+            hold!(within <= budget, "{within} polls of `{lane}` within 30 s from {first:?}");
+        }
+    }
+    let allowed = lanes_policy().callback_allowance as usize;
+    for RecordedAttempt { id, in_flight, .. } in &record.attempts {
+        hold!(*in_flight <= allowed, "{in_flight} attempts at a receiver at once, with {id}");
+    }
+    Ok(())
+}
+
+fn everything_has_come_to_rest(tracked: &Tracked, callbacks: &[StoredCallback]) -> Verdicts {
+    let operation = &tracked.operation;
+    hold!(operation.state.is_at_rest(), "{} is still {:?}", operation.id, operation.state);
+    let owed = of_operation(callbacks, operation.id);
+    for stored in &owed {
+        let state = &stored.callback.state;
+        hold!(state.rested_at().is_some(), "{} is still {state:?}", stored.callback.id);
+    }
+    let finals: Vec<_> = owed.iter().filter(|it| it.notice.0 != "credentialNeeded").collect();
+    match operation.outcome() {
+        None => hold!(finals.is_empty(), "{} was cancelled and owes a final", operation.id),
+        Some(outcome) => {
+            hold!(finals.len() == 1, "{} owes {} finals", operation.id, finals.len());
+            let notice = &finals[0].notice.0;
+            hold!(notice == outcome.as_str(), "{} owes {notice}, not {outcome:?}", operation.id);
+        }
+    }
+    hold!(owed.len() == operation.callbacks as usize, "{} lost a callback", operation.id);
+    Ok(())
+}
+
+/// The reference model: which outcomes the record allows.
+fn the_outcome_is_what_graph_said(
+    plan: &Plan,
+    tracked: &Tracked,
+    record: &Record,
+    callbacks: &[StoredCallback],
+) -> Verdicts {
+    let operation = &tracked.operation;
+    let id = operation.id;
+    let polls: Vec<_> = record.polls.iter().filter(|it| it.operation == id).collect();
+    let answered = |answer: Answer| {
+        polls.iter().filter(|it| it.answered_at.is_some() && it.answer == answer).count()
+    };
+    let finished = |verdict| answered(Answer::Finished(verdict)) > 0;
+    let ended_at = operation.state.rested_at().unwrap();
+    let allowed = match operation.outcome() {
+        None => planned(plan, tracked).wishes.iter().any(|(_, it)| matches!(it, Wish::Cancel)),
+        Some(Outcome::Succeeded) => finished(Verdict::Succeeded),
+        Some(Outcome::Failed) => finished(Verdict::Failed),
+        Some(Outcome::Skipped) => finished(Verdict::Skipped),
+        Some(Outcome::Gone) => answered(Answer::Gone) > 0,
+        Some(Outcome::Rejected) => 3 <= answered(Answer::Rejected),
+        Some(Outcome::NotFound) => {
+            let grace_over = operation.registered_at + operations_policy().not_found_grace;
+            answered(Answer::Missing) > 0 && grace_over <= ended_at
+        }
+        Some(Outcome::Unauthorized) => {
+            let was_told = of_operation(callbacks, id)
+                .iter()
+                .any(|it| it.notice.0 == "credentialNeeded" && it.callback.owed_at <= ended_at);
+            was_told || operation.deadline <= ended_at
+        }
+        Some(Outcome::Expired) => {
+            // In a house that is not calm, an answer may be lost on its way into the store.
+            let known = polls.iter().any(|it| {
+                it.answered_at.is_some() && matches!(it.answer, Answer::Finished(_) | Answer::Gone)
+            });
+            operation.deadline <= ended_at && !(known && plan.has_a_calm_house())
+        }
+    };
+    let state = &operation.state;
+    hold!(allowed, "{id} became {state:?}, which nothing that Graph said allows: {polls:?}");
+    Ok(())
+}
+
+/// Promise 1, its second half: delivered, and then the receiver has it; or undeliverable, and then
+/// for the reason that is given.
+fn it_was_told_or_is_listed(
+    tracked: &Tracked,
+    callbacks: &[StoredCallback],
+    record: &Record,
+) -> Verdicts {
+    for stored in of_operation(callbacks, tracked.operation.id) {
+        let id = stored.callback.id;
+        let attempts: Vec<_> = record.attempts.iter().filter(|it| it.id == id).collect();
+        let replied = |reply| attempts.iter().any(|it| it.reply == Some(reply));
+        match stored.callback.state {
+            callback::State::Pending { .. } => {}
+            callback::State::Delivered { .. } => {
+                let taken = attempts.iter().any(|it| it.taken && it.reply == Some(Reply::Accepted));
+                hold!(taken, "{id} is delivered, and nobody has it");
+            }
+            callback::State::Undeliverable { reason, at } => {
+                let age = at.duration_since(stored.callback.owed_at);
+                let longest = SignedDuration::try_from(callbacks_policy().longest_owed).unwrap();
+                let true_reason = match reason {
+                    Reason::Gone => replied(Reply::Gone),
+                    Reason::AddressRefused => replied(Reply::AddressRefused),
+                    Reason::AttemptsSpent => callbacks_policy().schedule.len() <= attempts.len(),
+                    // An attempt that would come behind the end is not waited for.
+                    Reason::TooOld => longest <= age + SignedDuration::from_hours(2),
+                };
+                hold!(true_reason, "{id} was given up as {reason:?} after {age:?}: {attempts:?}");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Promise 4, and that an outcome once told stays.
+fn it_was_never_contradicted(tracked: &Tracked, record: &Record) -> Verdicts {
+    let id = tracked.operation.id;
+    let mut bodies: BTreeMap<CallbackId, &[u8]> = BTreeMap::new();
+    for attempt in record.attempts.iter().filter(|it| it.id.operation == id) {
+        let first = *bodies.entry(attempt.id).or_insert(&attempt.body);
+        hold!(first == attempt.body, "the body of {} changed", attempt.id);
+        let told = told(&attempt.body);
+        if told == "credentialNeeded" {
+            continue;
+        }
+        let outcome = tracked.operation.outcome().map(Outcome::as_str);
+        hold!(outcome == Some(told.as_str()), "{id} was told as {told}, and is {outcome:?}");
+    }
+    Ok(())
+}
+
+/// Calls of the store that fail, and say so or not, are no reason to repeat a step.
+fn nothing_is_told_twice(ending: &Ending, record: &Record) -> Verdicts {
+    let mut taken: BTreeMap<CallbackId, usize> = BTreeMap::new();
+    for attempt in record.attempts.iter().filter(|it| it.taken) {
+        *taken.entry(attempt.id).or_default() += 1;
+    }
+    for (id, times) in taken {
+        let resent = ending.done.iter().filter(|(_, done)| *done == Done::Resent(id)).count();
+        // Taken, and yet the bridge was told otherwise: it must come again.
+        let in_vain = record
+            .attempts
+            .iter()
+            .filter(|it| it.id == id && it.taken && it.reply != Some(Reply::Accepted))
+            .count();
+        hold!(times <= 1 + resent + in_vain, "{id} was told {times} times, for no reason");
+    }
+    Ok(())
+}
+
+/// What a 429 asked for is kept by its whole lane.
+fn a_pause_is_kept(record: &Record) -> Verdicts {
+    for throttled in &record.polls {
+        let (Answer::Throttled { retry_after: Some(asked) }, Some(from)) =
+            (throttled.answer, throttled.answered_at)
+        else {
+            continue;
+        };
+        let broken = record.polls.iter().find(|it| {
+            it.lane == throttled.lane && from < it.begun_at && it.begun_at < from + asked
+        });
+        hold!(broken.is_none(), "polled in a pause of {asked:?} from {from:?}: {broken:?}");
+    }
+    Ok(())
+}
+
+/// Promise 5: the bound on waiting. A step waits for its own lane, and else for no longer than it
+/// takes the workers' hands to go around all lanes once.
+fn nobody_waits_for_others(plan: &Plan, ending: &Ending, record: &Record) -> Verdicts {
+    let lanes = 2 + plan.receivers.len();
+    let rounds = u32::try_from(lanes.div_ceil(2 * plan.hands)).unwrap() + 1;
+    let bound = STEP * rounds;
+    for stored in &ending.callbacks {
+        if !plan.receivers[number_in(&stored.url)].is_good() {
+            continue;
+        }
+        let id = stored.callback.id;
+        let first = record.attempts.iter().find(|it| it.id == id);
+        hold!(first.is_some(), "{id} never went to a receiver that takes everything");
+        let since_noon = elapsed(stored.callback.owed_at);
+        let waited = first.unwrap().begun_at.saturating_sub(since_noon);
+        // Those of its own lane that are owed as well go first, one or two at a time.
+        let own = u32::try_from(ending.callbacks.len()).unwrap();
+        hold!(waited <= bound + STEP * own, "{id} waited {waited:?}, more than {bound:?}");
+    }
+    for tracked in &ending.operations {
+        let State::Settled { at, .. } = tracked.operation.state else { continue };
+        let late = at.duration_since(tracked.operation.deadline);
+        let late = Duration::try_from(late).unwrap_or_default();
+        hold!(late <= bound, "{} ended {late:?} behind its deadline", tracked.operation.id);
+    }
+    if plan.holds_polls_up() {
+        return Ok(());
+    }
+    // All others of the lane may go first, as many at a time as its budget allows.
+    let windows = plan.operations.len().div_ceil(lanes_policy().graph_requests as usize);
+    let window = lanes_policy().graph_window + STEP;
+    let bound = bound + window * u32::try_from(windows).unwrap();
+    for Tracked { operation, .. } in &ending.operations {
+        let first = record.polls.iter().find(|it| it.operation == operation.id);
+        let begun_at = first.map_or(Duration::ZERO, |it| it.begun_at);
+        let waited = begun_at.saturating_sub(elapsed(operation.registered_at));
+        hold!(waited <= bound, "{} was first polled after {waited:?}", operation.id);
+    }
+    Ok(())
+}
+
+fn elapsed(at: Timestamp) -> Duration {
+    Duration::try_from(at.duration_since(NOON)).unwrap()
+}

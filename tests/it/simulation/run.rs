@@ -1,0 +1,441 @@
+//! Lives through a plan: two workers of one process on one store, killed and started again, until
+//! nothing is left to do.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use engagement_bridge::callback::{self, CallbackId};
+use engagement_bridge::clock::Clock as _;
+use engagement_bridge::graph::{ApiVersion, Credential, Reference};
+use engagement_bridge::lane;
+use engagement_bridge::operation::{self, Decision, Event, OperationId, State, decide};
+use engagement_bridge::store::memory::MemoryStore;
+use engagement_bridge::store::sqlite::SqliteStore;
+use engagement_bridge::store::{
+    Amended, Amendment, CallbackFilter, Idempotency, OperationFilter, Page, Registered,
+    Registration, Store, StoredCallback, Tracked,
+};
+use engagement_bridge::vault::{MasterKey, Vault};
+use engagement_bridge::worker::{Settings, Worker};
+use jiff::SignedDuration;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::outside::{Outside, SimulatedClock, WayOut, graph_id, receiver_url};
+use super::plan::{Identity, OperationPlan, Plan, Wish};
+use super::unreliable::Unreliable;
+use crate::contract::Backend;
+use crate::support::{NOON, SECRET, api_key, caller, connection, token};
+
+/// Where the store keeps what it keeps.
+pub(crate) enum Disk {
+    Memory(Arc<MemoryStore>),
+    File { directory: tempfile::TempDir, key: MasterKey },
+}
+
+/// What a caller did, and what came of it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Done {
+    Registered(OperationId),
+    Found(OperationId),
+    Cancelled(OperationId),
+    Resent(CallbackId),
+    Nothing,
+}
+
+/// How a world ended.
+pub(crate) struct Ending {
+    pub(crate) outside: Arc<Outside>,
+    /// What callers did, with the operation of the plan that it was about.
+    pub(crate) done: Vec<(usize, Done)>,
+    pub(crate) operations: Vec<Tracked>,
+    pub(crate) callbacks: Vec<StoredCallback>,
+}
+
+/// What is done at a time of the plan.
+#[derive(Clone, Copy, Debug)]
+enum Act {
+    Register,
+    Wish(Wish),
+    SetClock(i32),
+}
+
+struct Story {
+    acts: Vec<(Duration, usize, Act)>,
+    done: Vec<(usize, Done)>,
+    ids_given: u128,
+}
+
+enum Ended {
+    AtRest,
+    Killed(Duration),
+}
+
+/// Longer than anything is owed or awaited in any plan, all of it one after the other.
+const LONGEST: Duration = Duration::from_hours(20 * 24);
+
+/// More than the busiest plan needs.
+const MOST_CALLS: usize = 50_000;
+
+const IDLE: Duration = Duration::from_mins(10);
+
+pub(crate) fn operations_policy() -> operation::Policy {
+    operation::Policy { credential_grace: Duration::from_mins(20), ..operation::Policy::default() }
+}
+
+pub(crate) fn callbacks_policy() -> callback::Policy {
+    callback::Policy {
+        schedule: [0, 5, 300, 1_800].map(Duration::from_secs).to_vec(),
+        longest_owed: Duration::from_hours(3),
+        longest_asked: Duration::from_hours(1),
+    }
+}
+
+/// Narrow, so that few operations are enough to fill a lane.
+pub(crate) fn lanes_policy() -> lane::Policy {
+    lane::Policy { graph_requests: 3, callback_allowance: 2, ..lane::Policy::default() }
+}
+
+fn settings(hands: usize) -> Settings {
+    Settings {
+        hands,
+        longest_sleep: IDLE,
+        lease: Duration::from_secs(90),
+        poll_takes: Duration::from_secs(35),
+        poll_apart: Duration::from_secs(31),
+        attempt_takes: Duration::from_secs(20),
+    }
+}
+
+impl Disk {
+    pub(crate) fn memory() -> Self {
+        Self::Memory(Arc::new(MemoryStore::new(lanes_policy())))
+    }
+
+    pub(crate) fn file() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        Self::File { directory, key: MasterKey::generate().unwrap() }
+    }
+
+    fn open(&self) -> Arc<dyn Backend> {
+        match self {
+            Self::Memory(store) => Arc::clone(store) as Arc<dyn Backend>,
+            Self::File { directory, key } => {
+                let path = directory.path().join("bridge.db");
+                Arc::new(SqliteStore::open(&path, Vault::new(key), lanes_policy()).unwrap())
+            }
+        }
+    }
+}
+
+/// Lives through `plan`. Errs where it does not come to rest.
+pub(crate) fn live(plan: &Plan, disk: &Disk) -> Result<Ending, String> {
+    let outside = Outside::new(plan.clone());
+    let mut story = Story::of(plan);
+    // Between two lives, real time.
+    let between = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    between.block_on(furnish(disk));
+    let (mut began, mut kills) = (Duration::ZERO, plan.kills.iter());
+    loop {
+        let kill = kills.next();
+        let killed_at = kill.map(|(after, _)| began + Duration::from_secs((*after).into()));
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        let store = disk.open();
+        let life = Life::begin(&outside, Arc::clone(&store));
+        let ended = runtime.block_on(life.live(&mut story, began, killed_at));
+        // Takes every task along, wherever it is: that is what a kill does.
+        drop(runtime);
+        match ended? {
+            Ended::Killed(at) => {
+                let (_, down) = kill.copied().unwrap_or_default();
+                began = at + Duration::from_secs(down.into());
+            }
+            Ended::AtRest => {
+                let (operations, callbacks) = between.block_on(everything(&*store));
+                return Ok(Ending { outside, done: story.done, operations, callbacks });
+            }
+        }
+    }
+}
+
+async fn furnish(disk: &Disk) {
+    let (store, secret) = (disk.open(), SECRET.parse().unwrap());
+    let contoso = caller("contoso");
+    assert!(store.add_caller(&contoso, api_key("key"), &secret, NOON).await.unwrap());
+    let added = store.add_connection(&contoso, &connection("contoso"), NOON).await.unwrap();
+    assert_eq!(added, Some(true));
+}
+
+async fn everything(store: &dyn Backend) -> (Vec<Tracked>, Vec<StoredCallback>) {
+    let contoso = caller("contoso");
+    let page = Page { after: None, limit: 1_000 };
+    let operations = store.operations(&contoso, OperationFilter::default(), page).await.unwrap();
+    let page = Page { after: None, limit: 1_000 };
+    let callbacks = store.callbacks(&contoso, CallbackFilter::default(), page).await.unwrap();
+    (operations, callbacks)
+}
+
+impl Story {
+    fn of(plan: &Plan) -> Self {
+        let seconds = |it: u32| Duration::from_secs(it.into());
+        let mut acts = Vec::new();
+        for (index, operation) in plan.operations.iter().enumerate() {
+            let registered_at = seconds(operation.registered_at);
+            acts.push((registered_at, index, Act::Register));
+            for (after, wish) in &operation.wishes {
+                acts.push((registered_at + seconds(*after), index, Act::Wish(*wish)));
+            }
+        }
+        let mut at = Duration::ZERO;
+        for (after, by) in &plan.clock {
+            at += seconds(*after);
+            acts.push((at, 0, Act::SetClock(*by)));
+        }
+        acts.sort_by_key(|(at, _, _)| *at);
+        acts.reverse();
+        Self { acts, done: Vec::new(), ids_given: 0 }
+    }
+
+    fn newest(&self, operation: usize) -> Option<OperationId> {
+        self.done.iter().rev().find_map(|(of, done)| match done {
+            Done::Registered(id) if *of == operation => Some(*id),
+            _ => None,
+        })
+    }
+}
+
+/// One life of the process.
+struct Life {
+    outside: Arc<Outside>,
+    store: Arc<dyn Backend>,
+    /// By which callers come in.
+    desk: Arc<Unreliable>,
+}
+
+impl Life {
+    fn begin(outside: &Arc<Outside>, store: Arc<dyn Backend>) -> Self {
+        let desk =
+            Unreliable { inner: Arc::clone(&store), outside: Arc::clone(outside), name: "caller" };
+        Self { outside: Arc::clone(outside), store, desk: Arc::new(desk) }
+    }
+
+    async fn live(
+        self,
+        story: &mut Story,
+        began: Duration,
+        killed_at: Option<Duration>,
+    ) -> Result<Ended, String> {
+        self.outside.begin_life(began);
+        let clock = Arc::new(SimulatedClock::start(Arc::clone(&self.outside)));
+        let rested = operation_after(clock.now(), operations_policy().cadence.shortest);
+        self.store.rest_graph_lanes(rested).await.unwrap();
+
+        let (stop, mut running) = (CancellationToken::new(), JoinSet::new());
+        let nudges = ["one", "other"].map(|name| {
+            let worker = self.worker(name, &clock);
+            let nudge = Arc::clone(&worker.nudge);
+            running.spawn(Arc::new(worker).run(stop.clone(), Duration::from_mins(2)));
+            nudge
+        });
+        let kill = async {
+            match killed_at {
+                Some(at) => tokio::time::sleep_until(self.outside.instant(at)).await,
+                None => std::future::pending().await,
+            }
+        };
+        let rest = async {
+            while let Some((at, operation, act)) = story.acts.last().copied() {
+                tokio::time::sleep_until(self.outside.instant(at)).await;
+                let done = self.act(story, &clock, operation, act).await;
+                story.acts.pop();
+                story.done.push((operation, done));
+                // Only the worker of the same process is nudged; here they take turns.
+                nudges[story.done.len() % 2].now();
+            }
+            self.come_to_rest().await
+        };
+        tokio::select! {
+            biased;
+            () = kill => {
+                self.outside.note("the process is killed");
+                return Ok(Ended::Killed(self.outside.elapsed()));
+            }
+            rest = rest => rest?,
+        }
+        stop.cancel();
+        while let Some(ended) = running.join_next().await {
+            ended.map_err(|died| format!("a worker died: {died}"))?;
+        }
+        Ok(Ended::AtRest)
+    }
+
+    fn worker(&self, name: &'static str, clock: &Arc<SimulatedClock>) -> Worker {
+        let way_out =
+            Arc::new(WayOut { outside: Arc::clone(&self.outside), clock: Arc::clone(clock) });
+        Worker {
+            store: Arc::new(Unreliable {
+                inner: Arc::clone(&self.store),
+                outside: Arc::clone(&self.outside),
+                name,
+            }),
+            graph: Arc::clone(&way_out) as _,
+            courier: way_out,
+            clock: Arc::clone(clock) as _,
+            nudge: Arc::default(),
+            operations: operations_policy(),
+            callbacks: callbacks_policy(),
+            settings: settings(self.outside.plan.hands),
+        }
+    }
+
+    /// Waits until nothing is planned any more, for as long as that may take.
+    async fn come_to_rest(&self) -> Result<(), String> {
+        loop {
+            let Some(due) = self.store.next_due().await.unwrap() else { return Ok(()) };
+            if LONGEST < self.outside.elapsed() || MOST_CALLS < self.outside.calls_of_store() {
+                return Err(format!("it does not come to rest: something is due at {due}"));
+            }
+            tokio::time::sleep(IDLE).await;
+        }
+    }
+
+    async fn act(
+        &self,
+        story: &mut Story,
+        clock: &SimulatedClock,
+        operation: usize,
+        act: Act,
+    ) -> Done {
+        match act {
+            Act::SetClock(by) => {
+                self.outside.set_clock(SignedDuration::from_secs(by.into()));
+                Done::Nothing
+            }
+            Act::Register => self.register(story, clock, operation, true).await,
+            Act::Wish(Wish::RegisterAgain) => self.register(story, clock, operation, false).await,
+            Act::Wish(wish) => match story.newest(operation) {
+                None => Done::Nothing,
+                Some(id) => self.grant(clock, operation, id, wish).await,
+            },
+        }
+    }
+
+    /// Registers until it is told that it has.
+    async fn register(
+        &self,
+        story: &mut Story,
+        clock: &SimulatedClock,
+        operation: usize,
+        with_key: bool,
+    ) -> Done {
+        loop {
+            story.ids_given += 1;
+            let id = OperationId(story.ids_given);
+            let registration = self.registration(clock, operation, id, with_key);
+            self.outside.note(&format!("caller: registers {operation} as {id}"));
+            match self.desk.register(vec![registration]).await.map(|mut it| it.remove(0)) {
+                Ok(Registered::New) => return Done::Registered(id),
+                Ok(Registered::Replayed { operation, .. }) => return Done::Registered(operation),
+                Ok(Registered::Existing(existing)) => return Done::Found(existing.operation.id),
+                Ok(other) => panic!("{other:?}"),
+                Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
+            }
+        }
+    }
+
+    fn registration(
+        &self,
+        clock: &SimulatedClock,
+        operation: usize,
+        id: OperationId,
+        with_key: bool,
+    ) -> Registration {
+        let plan = &self.outside.plan.operations[operation];
+        let receiver = self.outside.plan.receiver_of(plan);
+        let now = clock.now();
+        let deadline = operation_after(now, Duration::from_secs(plan.expires_after.into()));
+        let idempotency = with_key.then(|| Idempotency {
+            key: operation.to_string(),
+            request: [0; 32],
+            answer: crate::support::body("the first answer"),
+        });
+        Registration {
+            operation: operation::register(&operations_policy(), id, now, deadline),
+            caller: caller("contoso"),
+            reference: Reference { version: ApiVersion::V1, id: graph_id(operation) },
+            credential: credential(plan),
+            callback_url: receiver_url(receiver),
+            callback_origin: format!("https://receiver-{receiver}.example:443"),
+            client_state: None,
+            idempotency,
+            live_limit: 1_000,
+        }
+    }
+
+    /// What the API does, as often as others get in between.
+    async fn grant(
+        &self,
+        clock: &SimulatedClock,
+        operation: usize,
+        id: OperationId,
+        wish: Wish,
+    ) -> Done {
+        self.outside.note(&format!("caller: {wish:?} {id}"));
+        loop {
+            let before = self.desk.operation(id).await.unwrap().unwrap().operation;
+            let now = clock.now();
+            let (amendment, done) = match wish {
+                Wish::RegisterAgain => return Done::Nothing,
+                Wish::Resend => {
+                    let State::Settled { .. } = before.state else { return Done::Nothing };
+                    let id = CallbackId { operation: id, number: before.callbacks };
+                    let before = self.desk.callback(id).await.unwrap().unwrap().callback;
+                    let event = callback::Event::ResendRequested;
+                    let decision = callback::decide(&callbacks_policy(), &before, event, now);
+                    let callback::Decision::Become(after) = decision else { return Done::Nothing };
+                    (Amendment::Callback { before, after }, Done::Resent(id))
+                }
+                Wish::Cancel | Wish::Renew => {
+                    let (event, credential, done) = match wish {
+                        Wish::Cancel => (Event::CancelRequested, None, Done::Cancelled(id)),
+                        _ => {
+                            let plan = &self.outside.plan.operations[operation];
+                            (Event::CredentialRenewed, Some(credential(plan)), Done::Nothing)
+                        }
+                    };
+                    let after = match decide(&operations_policy(), &before, event, now) {
+                        Decision::Become(after, _) => after,
+                        Decision::Ignore(_)
+                            if credential.is_some() && !before.state.is_at_rest() =>
+                        {
+                            before.clone()
+                        }
+                        Decision::Ignore(_) => return Done::Nothing,
+                    };
+                    (Amendment::Operation { before, after, owed: None, credential }, done)
+                }
+            };
+            match self.desk.amend(amendment).await {
+                Ok(Amended::Saved) => return done,
+                Ok(Amended::Overtaken) => {}
+                Ok(Amended::CredentialGone) => panic!("nobody removed the connection"),
+                Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
+            }
+        }
+    }
+}
+
+fn credential(plan: &OperationPlan) -> Credential {
+    match plan.identity {
+        Identity::Connection => Credential::Connection(connection("contoso").into()),
+        Identity::HandedInToken => token("handed-in", NOON + Duration::from_hours(10_000)),
+    }
+}
+
+fn operation_after(now: jiff::Timestamp, span: Duration) -> jiff::Timestamp {
+    now + span
+}

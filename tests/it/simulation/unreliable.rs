@@ -1,0 +1,145 @@
+//! A store whose calls fail as the plan says, between the workers and the real one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use engagement_bridge::callback::CallbackId;
+use engagement_bridge::operation::OperationId;
+use engagement_bridge::store::{
+    Amended, Amendment, Attempt, CallbackFilter, CallerName, Claimed, Commit, Committed,
+    OperationFilter, Page, Registered, Registration, Store, StoreError, StoredCallback, Tracked,
+};
+use jiff::Timestamp;
+
+use super::outside::Outside;
+use super::plan::Fault;
+use crate::contract::Backend;
+
+pub(crate) struct Unreliable {
+    pub(crate) inner: Arc<dyn Backend>,
+    pub(crate) outside: Arc<Outside>,
+    /// Who calls, for the log.
+    pub(crate) name: &'static str,
+}
+
+/// Does `work` here and now.
+///
+/// A database works in threads of its own and in real time, while simulated time jumps whenever
+/// nobody is busy. So nothing else happens meanwhile, and the same plan is the same story.
+fn now<T>(work: impl Future<Output = T>) -> T {
+    futures_executor::block_on(work)
+}
+
+impl Unreliable {
+    async fn befall<T>(
+        &self,
+        what: &str,
+        work: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let fault = self.outside.next_fault();
+        if fault != Fault::Nothing {
+            self.outside.note(&format!("{}: {what}: {fault:?}", self.name));
+        }
+        let lost = || StoreError::Unavailable(anyhow::anyhow!("by the plan"));
+        let stall = |seconds: u16| tokio::time::sleep(Duration::from_secs(seconds.into()));
+        match fault {
+            Fault::Nothing => now(work),
+            Fault::Refused => Err(lost()),
+            Fault::ReplyLost => now(work).and_then(|_| Err(lost())),
+            Fault::StalledBefore(seconds) => {
+                stall(seconds).await;
+                now(work)
+            }
+            Fault::StalledAfter(seconds) => {
+                let done = now(work);
+                stall(seconds).await;
+                done
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Store for Unreliable {
+    async fn register(
+        &self,
+        registrations: Vec<Registration>,
+    ) -> Result<Vec<Registered>, StoreError> {
+        self.befall("register", self.inner.register(registrations)).await
+    }
+
+    async fn claim(
+        &self,
+        at: Timestamp,
+        lease: Duration,
+        hands: usize,
+    ) -> Result<Vec<Claimed>, StoreError> {
+        let claimed = self.befall("claim", self.inner.claim(at, lease, hands)).await?;
+        for Claimed { claim, .. } in &claimed {
+            self.outside.note(&format!("{}: claimed {}", self.name, claim.step));
+        }
+        Ok(claimed)
+    }
+
+    async fn commit(&self, commits: Arc<Vec<Commit>>) -> Result<Vec<Committed>, StoreError> {
+        let steps: Vec<_> = commits.iter().map(|it| it.claim.step).collect();
+        let committed = self.befall("commit", self.inner.commit(commits)).await?;
+        for (step, committed) in steps.iter().zip(&committed) {
+            self.outside.note(&format!("{}: {step}: {committed:?}", self.name));
+        }
+        Ok(committed)
+    }
+
+    async fn amend(&self, amendment: Amendment) -> Result<Amended, StoreError> {
+        self.befall("amend", self.inner.amend(amendment)).await
+    }
+
+    async fn next_due(&self) -> Result<Option<Timestamp>, StoreError> {
+        now(self.inner.next_due())
+    }
+
+    async fn rest_graph_lanes(&self, until: Timestamp) -> Result<(), StoreError> {
+        now(self.inner.rest_graph_lanes(until))
+    }
+
+    async fn operation(&self, id: OperationId) -> Result<Option<Tracked>, StoreError> {
+        now(self.inner.operation(id))
+    }
+
+    async fn operations(
+        &self,
+        caller: &CallerName,
+        filter: OperationFilter,
+        page: Page<OperationId>,
+    ) -> Result<Vec<Tracked>, StoreError> {
+        now(self.inner.operations(caller, filter, page))
+    }
+
+    async fn callback(&self, id: CallbackId) -> Result<Option<StoredCallback>, StoreError> {
+        now(self.inner.callback(id))
+    }
+
+    async fn callbacks(
+        &self,
+        caller: &CallerName,
+        filter: CallbackFilter,
+        page: Page<CallbackId>,
+    ) -> Result<Vec<StoredCallback>, StoreError> {
+        now(self.inner.callbacks(caller, filter, page))
+    }
+
+    async fn attempts(&self, id: CallbackId, limit: u32) -> Result<Vec<Attempt>, StoreError> {
+        now(self.inner.attempts(id, limit))
+    }
+
+    async fn forget(
+        &self,
+        before: Timestamp,
+        keys_before: Timestamp,
+        at: Timestamp,
+        limit: u32,
+    ) -> Result<u32, StoreError> {
+        now(self.inner.forget(before, keys_before, at, limit))
+    }
+}
