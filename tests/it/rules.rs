@@ -356,6 +356,25 @@ proptest! {
     }
 
     #[test]
+    fn an_attempt_never_comes_before_its_receiver_asked_for_it(
+        id in any::<u128>(),
+        asked in 0_u64..100_000,
+    ) {
+        let policy = callback::Policy::default();
+        let it = callback::owe(&policy, CallbackId { operation: OperationId(id), number: 1 }, NOON);
+        let retry_after = Some(seconds(asked));
+        for reply in [Reply::Refused { retry_after }, Reply::Unwell { retry_after }] {
+            let event = callback::Event::Attempted(reply);
+            let callback::Decision::Become(next) = callback::decide(&policy, &it, event, NOON)
+            else {
+                return Err(TestCaseError::fail("an attempt always counts"));
+            };
+            let believed = seconds(asked).min(policy.longest_asked);
+            prop_assert!(NOON + believed <= next.state.agenda().step_at.unwrap());
+        }
+    }
+
+    #[test]
     fn jitter_is_never_earlier_and_at_most_a_tenth_later(
         id in any::<u128>(),
         attempt in any::<u32>(),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use axum::http::StatusCode;
+use engagement_bridge::clock::{Clock as _, SystemClock};
 use engagement_bridge::sandbox::{Sandbox, Script, Version, shortest_gap_between_polls};
 use serde_json::{Value, json};
 
@@ -91,6 +92,31 @@ async fn a_bridge_that_was_asked_to_stop_goes_on_where_it_stopped() {
     scene.check(&told, &id, 3);
     assert!(serve.terminate().await.success());
     scene.receiver.has_nothing_more().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_polled_for_an_interval_after_a_start() {
+    let scene = Scene::begin().await;
+    let serve = scene.home.serve().await;
+    let shop = serve.client(&scene.key);
+    let id = scene.register(&shop, &json!([{ "status": "running" }])).await;
+    polled(&shop, &id, 1).await;
+    assert!(serve.terminate().await.success());
+    let polls = scene.polls();
+
+    // Down for longer than the interval, so that the next poll is due at once.
+    until(async || scene.sandbox.record().last().unwrap().at_ms + 1_500 < now_ms()).await;
+    let started_at = now_ms();
+    let serve = scene.home.serve().await;
+    until(async || scene.polls() > polls).await;
+    let first = scene.sandbox.record().iter().map(|it| it.at_ms).find(|at| started_at <= *at);
+    let rested = Duration::from_millis((first.unwrap() - started_at).try_into().unwrap());
+    assert!(Duration::from_secs(1) <= rested, "polled {rested:?} after a start");
+    assert!(serve.terminate().await.success());
+}
+
+fn now_ms() -> i64 {
+    SystemClock.now().as_millisecond()
 }
 
 #[tokio::test(flavor = "multi_thread")]
