@@ -78,6 +78,21 @@ impl Client {
         answer.body["id"].as_str().unwrap().to_owned()
     }
 
+    /// Registers with an `Idempotency-Key`; nothing where no answer comes.
+    pub(crate) async fn try_register(&self, registration: &Value, key: &str) -> Option<Answer> {
+        let request = self
+            .http
+            .post(format!("{}/v1/operations", self.root))
+            .bearer_auth(self.key.expose_secret())
+            .header("idempotency-key", key)
+            .header(CONTENT_TYPE, "application/json")
+            .body(registration.to_string());
+        let response = request.send().await.ok()?;
+        let (status, headers) = (response.status(), response.headers().clone());
+        let body = serde_json::from_slice(&response.bytes().await.ok()?).ok()?;
+        Some(Answer { status, headers, body })
+    }
+
     /// Looks at an operation.
     pub(crate) async fn operation(&self, id: &str) -> Value {
         let answer = self.get(&format!("/v1/operations/{id}")).await;

@@ -1,0 +1,104 @@
+//! How much one bridge does, measured on the real binary from outside, beside what the machine
+//! itself can do at the most.
+//!
+//! `cargo bench --bench load` measures everything and prints one table; `-- registrations` and the
+//! like measure a part. Everything runs on this machine and on loopback: the binary as a process,
+//! and in this one the sandbox, a sink that takes callbacks, and the callers. So they share the
+//! processors; the CPU seconds are those of the bridge's process alone.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::cast_precision_loss,
+    clippy::disallowed_methods,
+    reason = "a benchmark that cannot go on should say so at once, and reads the clock"
+)]
+
+mod bridge;
+mod caller;
+mod floor;
+mod sink;
+mod storage;
+mod work;
+
+use std::io::IsTerminal as _;
+
+/// One line of the table.
+struct Row {
+    what: String,
+    figure: String,
+}
+
+/// What has been measured so far.
+#[derive(Default)]
+pub(crate) struct Table(Vec<Row>);
+
+impl Table {
+    pub(crate) fn add(&mut self, what: impl Into<String>, figure: impl Into<String>) {
+        let row = Row { what: what.into(), figure: figure.into() };
+        eprintln!("  {}: {}", row.what, row.figure);
+        self.0.push(row);
+    }
+
+    /// As Markdown, to be read where it is piped to, or pasted into the README.
+    fn print(&self) {
+        let width = self.0.iter().map(|row| row.what.chars().count()).max().unwrap_or(0);
+        let figures = self.0.iter().map(|row| row.figure.chars().count()).max().unwrap_or(0);
+        println!("| {:<width$} | {:<figures$} |", "", "");
+        println!("|{}|{}|", "-".repeat(width + 2), "-".repeat(figures + 2));
+        for Row { what, figure } in &self.0 {
+            println!("| {what:<width$} | {figure:<figures$} |");
+        }
+    }
+}
+
+#[tokio::main]
+async fn main() {
+    // Cargo says `--bench` to every benchmark.
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|it| it != "--bench").collect();
+    let is_wanted = |part: &str| wanted.is_empty() || wanted.iter().any(|it| part.contains(&**it));
+    let mut table = Table::default();
+    for (part, measure) in PARTS {
+        if is_wanted(part) {
+            eprintln!("{part}");
+            measure(&mut table).await;
+        }
+    }
+    if std::io::stdout().is_terminal() {
+        println!();
+    }
+    table.print();
+}
+
+type Measure = for<'a> fn(&'a mut Table) -> futures_util::future::BoxFuture<'a, ()>;
+
+const PARTS: [(&str, Measure); 6] = [
+    ("floor", |table| Box::pin(floor::measure(table))),
+    ("registrations", |table| Box::pin(work::registrations(table))),
+    ("lives", |table| Box::pin(work::lives(table))),
+    ("draining", |table| Box::pin(work::draining(table))),
+    ("latency", |table| Box::pin(work::latency(table))),
+    ("storage", |table| Box::pin(storage::measure(table))),
+];
+
+/// A number with its thousands apart.
+pub(crate) fn grouped(number: f64) -> String {
+    let digits = format!("{:.0}", number.max(0.0));
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// The value below which so many hundredths of the values lie.
+pub(crate) fn percentile<T: Copy + Ord>(sorted: &[T], hundredths: usize) -> T {
+    let index = (sorted.len() * hundredths).div_ceil(100).clamp(1, sorted.len());
+    sorted[index - 1]
+}

@@ -1,0 +1,259 @@
+//! Registering, whole lives, draining what is owed, and how long news take.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use engagement_bridge::clock::SystemClock;
+use engagement_bridge::sandbox::{Options, Sandbox, Script, Version};
+use secrecy::{ExposeSecret as _, SecretString};
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::task::JoinSet;
+
+use crate::bridge::Bridge;
+use crate::caller::Connection;
+use crate::sink::Sink;
+use crate::{Table, grouped, percentile};
+
+/// Operations whose whole lives are measured, and callbacks that are drained.
+const MANY: usize = 20_000;
+
+/// Operations of one identity; its budget is eight polls in 30 s of Graph's time.
+const PER_IDENTITY: usize = 8;
+
+const RECEIVERS: usize = 64;
+
+/// Longer than anything here takes.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+/// Everything that is needed to measure.
+struct Bench {
+    sandbox: Sandbox,
+    sink: Sink,
+    bridge: Bridge,
+    key: SecretString,
+    _directory: TempDir,
+}
+
+impl Bench {
+    async fn set_up(flags: &[&str]) -> Self {
+        // As much faster as the bridge is told to poll below.
+        let options = Options { speed: 310.0, ..Options::default() };
+        let sandbox = Sandbox::start(options, Arc::new(SystemClock)).await.unwrap();
+        let (sink, directory) = (Sink::start().await, tempfile::tempdir().unwrap());
+        let flags = [&["--min-poll-interval", "100ms"][..], flags].concat();
+        let bridge = Bridge::start(directory.path(), sandbox.root(), &flags).await;
+        let key = bridge.add_caller("bench").await;
+        Self { sandbox, sink, bridge, key, _directory: directory }
+    }
+
+    /// Bodies of registrations, of operations that follow `script` at Graph.
+    fn registrations(&self, count: usize, script: &serde_json::Value) -> Vec<String> {
+        let script: Script = serde_json::from_value(script.clone()).unwrap();
+        let mut token = String::new();
+        let mut bodies = Vec::with_capacity(count);
+        for number in 0..count {
+            if number % PER_IDENTITY == 0 {
+                let identity = format!("user-{}", number / PER_IDENTITY);
+                let life = Duration::from_hours(2);
+                let handed_out = self.sandbox.hand_out_token(&identity, life).unwrap();
+                handed_out.expose_secret().clone_into(&mut token);
+            }
+            let created = self.sandbox.create(Version::V1, script.clone()).unwrap();
+            let body = json!({
+                "operation": created.location,
+                "callbackUrl": self.sink.url(number % RECEIVERS),
+                "clientState": number.to_string(),
+                "accessToken": token,
+                "expiresIn": 7_000,
+            });
+            bodies.push(body.to_string());
+        }
+        bodies
+    }
+
+    /// Registers them all over so many connections; how long each took, sorted, and all together.
+    async fn register(&self, bodies: Vec<String>, connections: usize) -> (Vec<Duration>, Duration) {
+        let (bodies, next) = (Arc::new(bodies), Arc::new(AtomicUsize::new(0)));
+        let mut callers = JoinSet::new();
+        let began = Instant::now();
+        for _ in 0..connections {
+            let (bodies, next) = (Arc::clone(&bodies), Arc::clone(&next));
+            let (key, address) = (self.key.clone(), self.bridge.address);
+            callers.spawn(async move {
+                let mut connection = Connection::open(address).await;
+                let mut took = Vec::new();
+                while let Some(body) = bodies.get(next.fetch_add(1, Ordering::SeqCst)) {
+                    let asked = Instant::now();
+                    let answer = connection.ask("POST", "/v1/operations", &key, body).await;
+                    took.push(asked.elapsed());
+                    assert_eq!(answer.0, 202, "{}", answer.1);
+                }
+                took
+            });
+        }
+        let mut took: Vec<_> = callers.join_all().await.into_iter().flatten().collect();
+        let in_all = began.elapsed();
+        took.sort_unstable();
+        (took, in_all)
+    }
+
+    /// Waits until the sink has taken so many.
+    async fn taken(&self, count: usize) {
+        let began = Instant::now();
+        let mut glance = tokio::time::interval(Duration::from_millis(1));
+        while self.sink.taken() < count {
+            assert!(began.elapsed() < PATIENCE, "only {} came", self.sink.taken());
+            glance.tick().await;
+        }
+    }
+}
+
+fn millis(span: Duration) -> String {
+    format!("{:.1} ms", span.as_secs_f64() * 1_000.0)
+}
+
+pub(crate) async fn registrations(table: &mut Table) {
+    // No poll falls due meanwhile.
+    let bench = Bench::set_up(&["--first-poll-after", "1h", "--max-poll-interval", "1h"]).await;
+    for (connections, count) in [(1, 4_000), (32, 40_000), (128, 60_000)] {
+        let bodies = bench.registrations(count, &json!([{ "status": "running" }]));
+        let before = bench.bridge.processor_time();
+        let (took, in_all) = bench.register(bodies, connections).await;
+        let used = bench.bridge.processor_time().saturating_sub(before);
+        let rate = count as f64 / in_all.as_secs_f64();
+        table.add(
+            format!("registrations at {connections} connections"),
+            format!(
+                "{}/s, p50 {}, p99 {}, {:.3} CPU-s per 1,000",
+                grouped(rate),
+                millis(percentile(&took, 50)),
+                millis(percentile(&took, 99)),
+                used.as_secs_f64() * 1_000.0 / count as f64
+            ),
+        );
+    }
+    bench.bridge.stop().await;
+}
+
+pub(crate) async fn lives(table: &mut Table) {
+    let bench = Bench::set_up(&[]).await;
+    let bodies = bench.registrations(MANY, &json!([{ "status": "succeeded" }]));
+    let (before, began) = (bench.bridge.processor_time(), Instant::now());
+    bench.register(bodies, 32).await;
+    bench.taken(MANY).await;
+    let in_all = began.elapsed();
+    let used = bench.bridge.processor_time().saturating_sub(before);
+    table.add(
+        format!("whole lives of {} operations", grouped(MANY as f64)),
+        format!(
+            "{}/s, {:.3} CPU-s per 1,000",
+            grouped(MANY as f64 / in_all.as_secs_f64()),
+            used.as_secs_f64() * 1_000.0 / MANY as f64
+        ),
+    );
+    bench.bridge.stop().await;
+}
+
+pub(crate) async fn draining(table: &mut Table) {
+    let bench = Bench::set_up(&[]).await;
+    bench.sink.ask_for_patience(true);
+    let bodies = bench.registrations(MANY, &json!([{ "status": "succeeded" }]));
+    bench.register(bodies, 32).await;
+    // All are owed once each has been polled, and their lanes rest for as long as the sink asked.
+    let began = Instant::now();
+    let mut glance = tokio::time::interval(Duration::from_millis(50));
+    while bench.sandbox.record().len() < MANY {
+        assert!(began.elapsed() < PATIENCE, "only {} were polled", bench.sandbox.record().len());
+        glance.tick().await;
+    }
+    bench.sink.ask_for_patience(false);
+    bench.taken(1).await;
+    let (before, first, began) =
+        (bench.bridge.processor_time(), bench.sink.taken(), Instant::now());
+    bench.taken(MANY).await;
+    let in_all = began.elapsed();
+    let used = bench.bridge.processor_time().saturating_sub(before);
+    let count = (MANY - first) as f64;
+    table.add(
+        format!("callbacks while draining {} owed to {RECEIVERS} receivers", grouped(MANY as f64)),
+        format!(
+            "{}/s, {:.3} CPU-s per 1,000",
+            grouped(count / in_all.as_secs_f64()),
+            used.as_secs_f64() * 1_000.0 / count
+        ),
+    );
+    bench.bridge.stop().await;
+}
+
+/// From when the final answer left Graph to when the callback arrived.
+pub(crate) async fn latency(table: &mut Table) {
+    let calm = news(None).await;
+    table.add(
+        "final answer of Graph to callback, at 10 per second",
+        format!("p50 {}, p99 {}", millis(percentile(&calm, 50)), millis(percentile(&calm, 99))),
+    );
+    let busy = news(Some(32)).await;
+    table.add(
+        "the same while registrations come over 32 connections",
+        format!("p50 {}, p99 {}", millis(percentile(&busy, 50)), millis(percentile(&busy, 99))),
+    );
+}
+
+/// How long the news of 200 operations took, sorted, with or without load.
+async fn news(load: Option<usize>) -> Vec<Duration> {
+    const NEWS: usize = 200;
+    let bench = Bench::set_up(&[]).await;
+    bench.sink.note_arrivals();
+    let bodies = bench.registrations(NEWS, &json!([{ "status": "succeeded" }]));
+    let (start, started_ms) = (Instant::now(), now_ms());
+    let registering = async {
+        let mut connection = Connection::open(bench.bridge.address).await;
+        let mut pace = tokio::time::interval(Duration::from_millis(100));
+        for body in &bodies {
+            pace.tick().await;
+            let answer = connection.ask("POST", "/v1/operations", &bench.key, body).await;
+            assert_eq!(answer.0, 202, "{}", answer.1);
+        }
+        bench.taken(NEWS).await;
+    };
+    match load {
+        None => registering.await,
+        Some(connections) => {
+            // Operations whose end is far away, more than can be registered meanwhile.
+            let endless = bench.registrations(400_000, &json!([{ "status": "running" }]));
+            tokio::select! {
+                () = registering => {}
+                _ = bench.register(endless, connections) => panic!("the load ended early"),
+            }
+        }
+    }
+    let ids: HashMap<String, usize> = bodies
+        .iter()
+        .enumerate()
+        .map(|(number, body)| {
+            let body: serde_json::Value = serde_json::from_str(body).unwrap();
+            let location = body["operation"].as_str().unwrap();
+            (location.split('\'').nth(1).unwrap().to_owned(), number)
+        })
+        .collect();
+    let arrivals = bench.sink.arrivals();
+    let mut took = Vec::new();
+    for request in bench.sandbox.record() {
+        let Some(number) = request.operation.as_ref().and_then(|it| ids.get(it)) else { continue };
+        let answered =
+            start + Duration::from_millis(u64::try_from(request.at_ms - started_ms).unwrap());
+        let Some(arrived) = arrivals.get(&number.to_string()) else { continue };
+        took.push(arrived.saturating_duration_since(answered));
+    }
+    assert!(NEWS <= took.len(), "only {} were told", took.len());
+    took.sort_unstable();
+    took
+}
+
+fn now_ms() -> i64 {
+    use engagement_bridge::clock::Clock as _;
+    SystemClock.now().as_millisecond()
+}
