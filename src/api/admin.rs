@@ -1,14 +1,14 @@
 //! `/v1/admin/…`: callers, for the operator.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::access::Operator;
-use super::body::{self, Params};
+use super::body::{self, Params, Segment};
 use super::connections::{self, NewConnection};
 use super::page::{next, page};
 use super::problem::{Kind, Problem, ProblemBody};
@@ -160,7 +160,7 @@ pub(super) async fn create_caller(
 pub(super) async fn create_key(
     State(api): State<Api>,
     Operator: Operator,
-    Path(caller): Path<String>,
+    Segment(caller): Segment,
 ) -> Result<(StatusCode, Json<keys::Created>), Problem> {
     keys::add(&api, &known(&caller)?).await
 }
@@ -186,7 +186,7 @@ pub(super) async fn create_key(
 pub(super) async fn list_connections(
     State(api): State<Api>,
     Operator: Operator,
-    Path(caller): Path<String>,
+    Segment(caller): Segment,
 ) -> Result<Json<connections::Listed>, Problem> {
     connections::listed(&api, &known(&caller)?).await
 }
@@ -223,7 +223,7 @@ pub(super) async fn list_connections(
 pub(super) async fn create_connection(
     State(api): State<Api>,
     Operator: Operator,
-    Path(caller): Path<String>,
+    Segment(caller): Segment,
     body::Json(request): body::Json<NewConnection>,
 ) -> Result<(StatusCode, Json<connections::ConnectionView>), Problem> {
     connections::add(&api, &known(&caller)?, request).await

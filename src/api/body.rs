@@ -3,18 +3,32 @@
 use axum::RequestExt as _;
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, FailedToBufferBody};
-use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Deserializer, IntoDeserializer as _};
+use serde::{Deserialize as _, de};
 
 use super::problem::{Kind, Problem};
+
+/// The field that stands for all of a body.
+const BODY: &str = "(body)";
+
+/// How serde begins to say what is wrong with a member as such, and our code for it.
+const OF_MEMBERS: [(&str, &str); 3] = [
+    ("missing field `", "missing"),
+    ("duplicate field `", "duplicate"),
+    ("unknown field `", "unknown"),
+];
 
 /// A JSON body, whole and without fields that we do not know.
 pub(super) struct Json<T>(pub(super) T);
 
 /// The query, likewise.
 pub(super) struct Params<T>(pub(super) T);
+
+/// The one part of the path that is the caller's to choose.
+pub(super) struct Segment(pub(super) String);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
     type Rejection = Problem;
@@ -42,10 +56,28 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
         let query = parts.uri.query().unwrap_or_default();
         let pairs =
             serde_urlencoded::Deserializer::new(url::form_urlencoded::parse(query.as_bytes()));
-        serde_path_to_error::deserialize(pairs).map(Self).map_err(|error| {
-            Problem::field(field_of(error.path()), "invalid", error.inner().to_string())
-        })
+        let parsed = serde_path_to_error::deserialize(pairs);
+        parsed.map(Self).map_err(|error| fault(error.path(), error.inner()))
     }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Segment {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let segment = Path::<String>::from_request_parts(parts, state).await;
+        // What is not even text is the name of nothing.
+        segment.map(|Path(text)| Self(text)).map_err(|_| Problem::new(Kind::NotFound))
+    }
+}
+
+/// Reads a word of an enum. By itself, serde would take `{"word": null}` as well.
+pub(super) fn word<'de, T, D>(deserializer: D) -> Result<T, D::Error>
+where
+    T: de::Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    T::deserialize(String::deserialize(deserializer)?.into_deserializer())
 }
 
 /// `application/json`, with or without parameters.
@@ -56,11 +88,15 @@ fn is_json(headers: &HeaderMap) -> bool {
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    // To serde, a list is a struct whose members come in their order, without their names.
+    if bytes.trim_ascii_start().starts_with(b"[") {
+        return Err(Problem::field(BODY, "invalid", "a list, where an object is expected"));
+    }
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
         let inner = error.inner();
         if inner.classify() == serde_json::error::Category::Data {
-            Problem::field(field_of(error.path()), "invalid", inner.to_string())
+            fault(error.path(), inner)
         } else {
             Problem::with_detail(Kind::MalformedBody, inner.to_string())
         }
@@ -70,7 +106,14 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     Ok(value)
 }
 
-fn field_of(path: &serde_path_to_error::Path) -> String {
-    let path = path.to_string();
-    if path == "." { "(body)".to_owned() } else { path }
+fn fault(path: &serde_path_to_error::Path, error: &impl std::error::Error) -> Problem {
+    let (path, detail) = (path.to_string(), error.to_string());
+    let of_member = OF_MEMBERS.iter().find_map(|(beginning, code)| {
+        let (member, _) = detail.strip_prefix(beginning)?.split_once('`')?;
+        Some((member, *code))
+    });
+    let (member, code) = of_member.unwrap_or((BODY, "invalid"));
+    // A member that is missing is on no path.
+    let field = if path == "." { member.to_owned() } else { path };
+    Problem::field(field, code, detail)
 }

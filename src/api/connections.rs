@@ -1,7 +1,7 @@
 //! `/v1/connections`: the Graph identities of a caller.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use futures_util::StreamExt as _;
 use secrecy::{ExposeSecret, SecretString};
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::access::Caller;
-use super::body;
+use super::body::{self, Segment};
 use super::problem::{Kind, Problem, ProblemBody};
 use super::{Api, FieldError};
 use crate::graph::{self, Credential};
@@ -239,7 +239,7 @@ fn check_secret(secret: &SecretString) -> Option<FieldError> {
 pub(super) async fn replace_secret(
     State(api): State<Api>,
     Caller(caller): Caller,
-    Path(name): Path<String>,
+    Segment(name): Segment,
     body::Json(request): body::Json<NewSecret>,
 ) -> Result<StatusCode, Problem> {
     if let Some(error) = check_secret(&request.client_secret) {
@@ -315,7 +315,7 @@ async fn wake(api: &Api, tracked: Tracked) -> Result<(), Problem> {
 pub(super) async fn remove(
     State(api): State<Api>,
     Caller(caller): Caller,
-    Path(name): Path<String>,
+    Segment(name): Segment,
 ) -> Result<StatusCode, Problem> {
     match api.directory.remove_connection(&caller, &name).await? {
         None => Err(Problem::new(Kind::NotFound)),

@@ -1,7 +1,7 @@
 //! `/v1/keys`: a caller's API keys.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use secrecy::ExposeSecret;
 use serde::Serialize;
@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 
 use super::Api;
 use super::access::{Caller, new_api_key};
+use super::body::Segment;
 use super::problem::{Kind, Problem, ProblemBody};
 use crate::store::CallerName;
 
@@ -123,7 +124,7 @@ pub(super) async fn add(
 pub(super) async fn revoke(
     State(api): State<Api>,
     Caller(caller): Caller,
-    Path(id): Path<String>,
+    Segment(id): Segment,
 ) -> Result<StatusCode, Problem> {
     if !api.directory.revoke_key(&caller, &id).await? {
         return Err(Problem::new(Kind::NotFound));

@@ -1,6 +1,6 @@
 use std::str::FromStr;
 
-use super::problem::Problem;
+use super::problem::{FieldError, Problem};
 use crate::store::Page;
 
 /// Entries on a page, unless asked otherwise.
@@ -17,14 +17,19 @@ pub(super) fn page<Key: FromStr>(
 where
     Key::Err: std::fmt::Display,
 {
+    let mut errors = Vec::new();
     let limit = limit.unwrap_or(USUAL);
     if !(1..=MOST).contains(&limit) {
         let detail = format!("between 1 and {MOST}");
-        return Err(Problem::field("limit", "outOfRange", detail));
+        errors.push(FieldError::new("limit", "outOfRange", detail));
     }
-    let after = after.map(str::parse).transpose();
-    let after =
-        after.map_err(|error: Key::Err| Problem::field("after", "invalid", error.to_string()))?;
+    let after = after.map(str::parse).transpose().unwrap_or_else(|error: Key::Err| {
+        errors.push(FieldError::new("after", "invalid", error.to_string()));
+        None
+    });
+    if !errors.is_empty() {
+        return Err(Problem::invalid(errors));
+    }
     Ok(Page { after, limit })
 }
 

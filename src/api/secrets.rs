@@ -1,14 +1,14 @@
 //! `/v1/signing-secrets`: what callbacks to a caller's receivers are signed with.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Api;
 use super::access::Caller;
-use super::body;
+use super::body::{self, Segment};
 use super::problem::{Kind, Problem, ProblemBody};
 use crate::courier::SigningSecret;
 use crate::operation::after;
@@ -172,10 +172,10 @@ pub(super) async fn rotate(
 pub(super) async fn revoke(
     State(api): State<Api>,
     Caller(caller): Caller,
-    Path(id): Path<String>,
+    Segment(id): Segment,
 ) -> Result<StatusCode, Problem> {
     let not_found = || Problem::new(Kind::NotFound);
-    let id: u32 = id.parse().map_err(|_| not_found())?;
+    let id: u32 = id.parse().ok().filter(|it: &u32| it.to_string() == id).ok_or_else(not_found)?;
     let now = api.clock.now();
     if !api.directory.revoke_secret(&caller, id, now).await? {
         let live = api.directory.secrets(&caller, now).await?.unwrap_or_default();

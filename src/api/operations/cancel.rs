@@ -1,12 +1,13 @@
 //! `DELETE /v1/operations/{id}`
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 
 use super::view::OperationView;
 use super::{Changed, at_rest, change};
 use crate::api::Api;
 use crate::api::access::Caller;
+use crate::api::body::Segment;
 use crate::api::problem::{Kind, Problem, ProblemBody};
 use crate::operation::{self, Event};
 
@@ -33,7 +34,7 @@ use crate::operation::{self, Event};
 pub(in crate::api) async fn cancel(
     State(api): State<Api>,
     Caller(caller): Caller,
-    Path(id): Path<String>,
+    Segment(id): Segment,
 ) -> Result<Json<OperationView>, Problem> {
     match change(&api, &caller, &id, Event::CancelRequested, None).await? {
         Changed::Saved(tracked) => Ok(Json(OperationView::of(&tracked))),

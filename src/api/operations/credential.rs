@@ -1,7 +1,7 @@
 //! `PUT /v1/operations/{id}/credential`
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use secrecy::SecretString;
 use serde::Deserialize;
 use utoipa::ToSchema;
@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use super::view::OperationView;
 use super::{Changed, at_rest, change, find, token};
 use crate::api::access::Caller;
-use crate::api::body;
+use crate::api::body::{self, Segment};
 use crate::api::problem::{Problem, ProblemBody};
 use crate::api::{Api, FieldError};
 use crate::graph::Credential;
@@ -62,7 +62,7 @@ pub(in crate::api) struct Request {
 pub(in crate::api) async fn renew(
     State(api): State<Api>,
     Caller(caller): Caller,
-    Path(id): Path<String>,
+    Segment(id): Segment,
     body::Json(request): body::Json<Request>,
 ) -> Result<Json<OperationView>, Problem> {
     find(&api, &caller, &id).await?;
@@ -76,9 +76,10 @@ pub(in crate::api) async fn renew(
             let found = api.directory.connection(&caller, Some(&name)).await?;
             Some(Credential::Connection(found.ok_or_else(unknown)?))
         }
-        (true, Some(_)) | (false, None) => {
+        (both, _) => {
+            let code = if both { "unexpected" } else { "missing" };
             let detail = "give either `connection` or `accessToken`";
-            errors.push(FieldError::new("connection", "invalid", detail));
+            errors.push(FieldError::new("connection", code, detail));
             None
         }
     };

@@ -1,11 +1,12 @@
 //! `GET /v1/operations/{id}`
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 
 use super::view::{CallbackView, DetailedView};
 use crate::api::Api;
 use crate::api::access::Caller;
+use crate::api::body::Segment;
 use crate::api::problem::{Problem, ProblemBody};
 use crate::store::{CallbackFilter, Page};
 
@@ -34,7 +35,7 @@ const ATTEMPTS: u32 = 20;
 pub(in crate::api) async fn inspect(
     State(api): State<Api>,
     Caller(caller): Caller,
-    Path(id): Path<String>,
+    Segment(id): Segment,
 ) -> Result<Json<DetailedView>, Problem> {
     let tracked = super::find(&api, &caller, &id).await?;
     let filter = CallbackFilter { operation: Some(tracked.operation.id), ..Default::default() };

@@ -8,8 +8,6 @@ pub(super) mod register;
 pub(super) mod resend;
 pub(super) mod view;
 
-use std::borrow::Cow;
-
 use super::problem::{Kind, Problem};
 use super::{Api, FieldError};
 use crate::graph::{AccessToken, Credential};
@@ -96,34 +94,32 @@ fn token(
     now: Timestamp,
     errors: &mut Vec<FieldError>,
 ) -> Option<AccessToken> {
-    let mut complain = |field: &'static str, code: &'static str, detail: Cow<'static, str>| {
-        errors.push(FieldError::new(field, code, detail));
-    };
     let (secret, expires_in) = match (secret, expires_in) {
         (None, None) => return None,
         (Some(_), None) => {
-            complain(
-                "expiresIn",
-                "missing",
-                "comes with `accessToken`: its life in seconds".into(),
-            );
+            let detail = "comes with `accessToken`: its life in seconds";
+            errors.push(FieldError::new("expiresIn", "missing", detail));
             return None;
         }
         (None, Some(_)) => {
-            complain("expiresIn", "unexpected", "goes with `accessToken` only".into());
+            let detail = "goes with `accessToken` only";
+            errors.push(FieldError::new("expiresIn", "unexpected", detail));
             return None;
         }
         (Some(secret), Some(expires_in)) => (secret, expires_in),
     };
+    let before = errors.len();
     let text = secret.expose_secret();
     if text.is_empty() || text.len() > LONGEST_TOKEN || !text.bytes().all(|b| b.is_ascii_graphic())
     {
         let detail = format!("1 to {LONGEST_TOKEN} visible ASCII characters without spaces");
-        complain("accessToken", "invalid", detail.into());
-        return None;
+        errors.push(FieldError::new("accessToken", "invalid", detail));
     }
     if !(1..=LONGEST_TOKEN_LIFE).contains(&expires_in) {
-        complain("expiresIn", "outOfRange", format!("1 to {LONGEST_TOKEN_LIFE} seconds").into());
+        let detail = format!("1 to {LONGEST_TOKEN_LIFE} seconds");
+        errors.push(FieldError::new("expiresIn", "outOfRange", detail));
+    }
+    if before < errors.len() {
         return None;
     }
     let expires_at = after(now, std::time::Duration::from_secs(expires_in));

@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 use super::token;
 use super::view::OperationView;
 use crate::api::access::Caller;
-use crate::api::body::Json;
+use crate::api::body::{Json, word};
 use crate::api::problem::{Kind, Problem, ProblemBody};
 use crate::api::{Api, FieldError};
 use crate::courier::CallbackUrl;
@@ -58,7 +58,7 @@ pub(in crate::api) struct Request {
     #[schema(max_length = 128)]
     client_state: Option<String>,
     /// What the callback's body looks like.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "word")]
     format: Format,
     /// How long to wait for Graph, as an ISO 8601 duration between `PT1M` and `P7D`; `PT24H`
     /// unless given.

@@ -1,13 +1,14 @@
 //! `POST /v1/operations/{id}/resend`
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 
 use super::view::CallbackView;
 use super::{TRIES, find};
 use crate::api::Api;
 use crate::api::access::Caller;
+use crate::api::body::Segment;
 use crate::api::problem::{Kind, Problem, ProblemBody};
 use crate::callback::{self, CallbackId, Decision, Event};
 use crate::store::{Amended, Amendment, StoredCallback};
@@ -36,7 +37,7 @@ use crate::store::{Amended, Amendment, StoredCallback};
 pub(in crate::api) async fn resend(
     State(api): State<Api>,
     Caller(caller): Caller,
-    Path(id): Path<String>,
+    Segment(id): Segment,
 ) -> Result<(StatusCode, Json<CallbackView>), Problem> {
     let tracked = find(&api, &caller, &id).await?;
     if tracked.operation.outcome().is_none() {
