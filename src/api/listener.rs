@@ -9,6 +9,7 @@ use axum::Router;
 use axum::extract::Request;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
@@ -101,7 +102,18 @@ async fn serve_connection(
         .max_concurrent_streams(128)
         .keep_alive_interval(Some(headers))
         .keep_alive_timeout(headers);
+    let begun = CancellationToken::new();
     let service = TowerToHyperService::new(router);
+    let service = service_fn(|request| {
+        begun.cancel();
+        service.call(request)
+    });
+    // hyper counts no time until it knows by which version of HTTP it is spoken to.
+    let silence = async {
+        if tokio::time::timeout(headers, begun.cancelled()).await.is_ok() {
+            std::future::pending::<()>().await;
+        }
+    };
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
     let served = tokio::select! {
@@ -109,6 +121,10 @@ async fn serve_connection(
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
             connection.await
+        }
+        () = silence => {
+            tracing::debug!("closed a connection that asked for nothing in time");
+            return;
         }
     };
     if let Err(error) = served {
