@@ -9,9 +9,10 @@ use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
+use utoipa::IntoResponses;
 
 use super::Api;
-use super::problem::{Kind, Problem};
+use super::problem::{Kind, Problem, Responses, documented};
 use crate::store::{ApiKey, CallerName, KeyDigest};
 
 /// What every API key begins with, so that one that leaked is recognised.
@@ -73,5 +74,25 @@ impl FromRequestParts<Api> for Operator {
         }
         let detail = "Send `Authorization: Bearer` with the admin key.";
         Err(Problem::with_detail(Kind::Unauthenticated, detail))
+    }
+}
+
+impl IntoResponses for Caller {
+    fn responses() -> Responses {
+        let mut responses = Operator::responses();
+        responses.extend(documented([Kind::TooManyRequests]));
+        responses
+    }
+}
+
+impl IntoResponses for Operator {
+    /// Whoever asks for a key asks the store as well, and may have to wait for it.
+    fn responses() -> Responses {
+        documented([
+            Kind::Unauthenticated,
+            Kind::RequestTimeout,
+            Kind::Internal,
+            Kind::StoreUnavailable,
+        ])
     }
 }

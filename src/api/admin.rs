@@ -79,10 +79,8 @@ impl From<NewCaller> for Created {
     params(Filter),
     responses(
         (status = 200, description = "A page of them", body = Listed),
-        (status = 401, description = "Not the admin key", body = ProblemBody,
-            content_type = "application/problem+json"),
-        (status = 422, description = "The query is not as it must be", body = ProblemBody,
-            content_type = "application/problem+json"),
+        Operator,
+        Params<Filter>,
     )
 )]
 pub(super) async fn list_callers(
@@ -107,19 +105,9 @@ pub(super) async fn list_callers(
     request_body = Request,
     responses(
         (status = 201, description = "Added", body = Created),
-        (status = 400, description = "Not JSON", body = ProblemBody,
-            content_type = "application/problem+json"),
-        (status = 401, description = "Not the admin key", body = ProblemBody,
-            content_type = "application/problem+json"),
+        Operator,
+        body::Json<Request>,
         (status = 409, description = "There is a caller of that name", body = ProblemBody,
-            content_type = "application/problem+json"),
-        (status = 413, description = "Body too large", body = ProblemBody,
-            content_type = "application/problem+json"),
-        (status = 415, description = "Not `application/json`", body = ProblemBody,
-            content_type = "application/problem+json"),
-        (status = 422, description = "Something is not as it must be", body = ProblemBody,
-            content_type = "application/problem+json"),
-        (status = 503, description = "Nothing was done; try again", body = ProblemBody,
             content_type = "application/problem+json"),
     )
 )]
@@ -149,11 +137,8 @@ pub(super) async fn create_caller(
     params(("caller" = String, Path, description = "The caller's name")),
     responses(
         (status = 201, description = "Made", body = keys::Created),
-        (status = 401, description = "Not the admin key", body = ProblemBody,
-            content_type = "application/problem+json"),
+        Operator,
         (status = 404, description = "There is no such caller", body = ProblemBody,
-            content_type = "application/problem+json"),
-        (status = 503, description = "Nothing was done; try again", body = ProblemBody,
             content_type = "application/problem+json"),
     )
 )]
@@ -175,11 +160,8 @@ pub(super) async fn create_key(
     params(("caller" = String, Path, description = "The caller's name")),
     responses(
         (status = 200, description = "All of them", body = connections::Listed),
-        (status = 401, description = "Not the admin key", body = ProblemBody,
-            content_type = "application/problem+json"),
+        Operator,
         (status = 404, description = "There is no such caller", body = ProblemBody,
-            content_type = "application/problem+json"),
-        (status = 503, description = "Try again", body = ProblemBody,
             content_type = "application/problem+json"),
     )
 )]
@@ -202,21 +184,11 @@ pub(super) async fn list_connections(
     request_body = NewConnection,
     responses(
         (status = 201, description = "Made", body = connections::ConnectionView),
-        (status = 400, description = "Not JSON", body = ProblemBody,
-            content_type = "application/problem+json"),
-        (status = 401, description = "Not the admin key", body = ProblemBody,
-            content_type = "application/problem+json"),
+        Operator,
+        body::Json<NewConnection>,
         (status = 404, description = "There is no such caller", body = ProblemBody,
             content_type = "application/problem+json"),
         (status = 409, description = "The caller has one of that name", body = ProblemBody,
-            content_type = "application/problem+json"),
-        (status = 413, description = "Body too large", body = ProblemBody,
-            content_type = "application/problem+json"),
-        (status = 415, description = "Not `application/json`", body = ProblemBody,
-            content_type = "application/problem+json"),
-        (status = 422, description = "Something is not as it must be", body = ProblemBody,
-            content_type = "application/problem+json"),
-        (status = 503, description = "Nothing was done; try again", body = ProblemBody,
             content_type = "application/problem+json"),
     )
 )]

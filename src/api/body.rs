@@ -8,8 +8,9 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use serde::de::{DeserializeOwned, Deserializer, IntoDeserializer as _};
 use serde::{Deserialize as _, de};
+use utoipa::IntoResponses;
 
-use super::problem::{Kind, Problem};
+use super::problem::{Kind, Problem, Responses, documented};
 
 /// The field that stands for all of a body.
 const BODY: &str = "(body)";
@@ -58,6 +59,23 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
             serde_urlencoded::Deserializer::new(url::form_urlencoded::parse(query.as_bytes()));
         let parsed = serde_path_to_error::deserialize(pairs);
         parsed.map(Self).map_err(|error| fault(error.path(), error.inner()))
+    }
+}
+
+impl<T> IntoResponses for Json<T> {
+    fn responses() -> Responses {
+        documented([
+            Kind::MalformedBody,
+            Kind::BodyTooLarge,
+            Kind::UnsupportedMediaType,
+            Kind::InvalidRequest,
+        ])
+    }
+}
+
+impl<T> IntoResponses for Params<T> {
+    fn responses() -> Responses {
+        documented([Kind::InvalidRequest])
     }
 }
 

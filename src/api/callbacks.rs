@@ -7,6 +7,7 @@ use utoipa::openapi::path::{
     HttpMethod, OperationBuilder, ParameterBuilder, ParameterIn, PathItem, PathsBuilder,
 };
 use utoipa::openapi::request_body::RequestBodyBuilder;
+use utoipa::openapi::schema::SchemaType;
 use utoipa::openapi::{ContentBuilder, ObjectBuilder, Paths, Required, ResponseBuilder, Type};
 use utoipa::{IntoParams, ToSchema};
 
@@ -15,7 +16,7 @@ use super::access::Caller;
 use super::body::Params;
 use super::operations::view::CallbackView;
 use super::page::{next, page};
-use super::problem::{Problem, ProblemBody};
+use super::problem::Problem;
 use crate::operation::Outcome;
 use crate::store::CallbackFilter;
 
@@ -24,6 +25,7 @@ use crate::store::CallbackFilter;
 #[serde(deny_unknown_fields)]
 pub(super) struct Filter {
     /// Only callbacks in this state.
+    #[param(inline)]
     state: Option<StateWord>,
     /// Only callbacks behind this one: the `next` of the page before.
     after: Option<String>,
@@ -33,7 +35,6 @@ pub(super) struct Filter {
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
-#[schema(as = CallbackState)]
 #[serde(rename_all = "camelCase")]
 enum StateWord {
     Pending,
@@ -61,10 +62,8 @@ pub(super) struct Listed {
     params(Filter),
     responses(
         (status = 200, description = "A page of them", body = Listed),
-        (status = 401, description = "No valid API key", body = ProblemBody,
-            content_type = "application/problem+json"),
-        (status = 422, description = "The query is not as it must be", body = ProblemBody,
-            content_type = "application/problem+json"),
+        Caller,
+        Params<Filter>,
     )
 )]
 pub(super) async fn list(
@@ -102,6 +101,11 @@ fn add(paths: PathsBuilder, about: &str) -> PathsBuilder {
             .description(Some(description))
             .schema(Some(text()))
     };
+    let summary = match about {
+        "credentialNeeded" => "An operation is blocked until you bring a credential".to_owned(),
+        outcome => format!("An operation ended as `{outcome}`"),
+    };
+    let or_null = SchemaType::from_iter([Type::Object, Type::Null]);
     let body = ObjectBuilder::new()
         .property("type", text().enum_values(Some([name.as_str()])))
         .required("type")
@@ -109,7 +113,7 @@ fn add(paths: PathsBuilder, about: &str) -> PathsBuilder {
         .required("timestamp")
         .property(
             "data",
-            ObjectBuilder::new().description(Some(
+            ObjectBuilder::new().schema_type(or_null).description(Some(
                 "The engagementAsyncOperation as Graph last sent it, byte for byte; or null",
             )),
         )
@@ -119,7 +123,7 @@ fn add(paths: PathsBuilder, about: &str) -> PathsBuilder {
     let operation = OperationBuilder::new()
         .operation_id(Some(format!("receive{}{}", about[..1].to_uppercase(), &about[1..])))
         .tag("callbacks")
-        .summary(Some(format!("An operation ended as `{about}`, or needs you")))
+        .summary(Some(summary))
         .parameter(header("webhook-id", "The same in every attempt: to be remembered"))
         .parameter(header("webhook-timestamp", "Of this attempt, in seconds since 1970"))
         .parameter(header("webhook-signature", "`v1,` and base64; one for each live secret"))

@@ -82,8 +82,7 @@ pub(super) struct NewSecret {
     security(("apiKey" = [])),
     responses(
         (status = 200, description = "All of them", body = Listed),
-        (status = 401, description = "No valid API key", body = ProblemBody,
-            content_type = "application/problem+json"),
+        Caller,
     )
 )]
 pub(super) async fn list(
@@ -110,19 +109,9 @@ pub(super) async fn listed(api: &Api, caller: &CallerName) -> Result<Json<Listed
     request_body = NewConnection,
     responses(
         (status = 201, description = "Made", body = ConnectionView),
-        (status = 400, description = "Not JSON", body = ProblemBody,
-            content_type = "application/problem+json"),
-        (status = 401, description = "No valid API key", body = ProblemBody,
-            content_type = "application/problem+json"),
+        Caller,
+        body::Json<NewConnection>,
         (status = 409, description = "You have one of that name", body = ProblemBody,
-            content_type = "application/problem+json"),
-        (status = 413, description = "Body too large", body = ProblemBody,
-            content_type = "application/problem+json"),
-        (status = 415, description = "Not `application/json`", body = ProblemBody,
-            content_type = "application/problem+json"),
-        (status = 422, description = "Something is not as it must be", body = ProblemBody,
-            content_type = "application/problem+json"),
-        (status = 503, description = "Nothing was done; try again", body = ProblemBody,
             content_type = "application/problem+json"),
     )
 )]
@@ -220,19 +209,9 @@ fn check_secret(secret: &SecretString) -> Option<FieldError> {
     request_body = NewSecret,
     responses(
         (status = 204, description = "Replaced"),
-        (status = 400, description = "Not JSON", body = ProblemBody,
-            content_type = "application/problem+json"),
-        (status = 401, description = "No valid API key", body = ProblemBody,
-            content_type = "application/problem+json"),
+        Caller,
+        body::Json<NewSecret>,
         (status = 404, description = "You have no such connection", body = ProblemBody,
-            content_type = "application/problem+json"),
-        (status = 413, description = "Body too large", body = ProblemBody,
-            content_type = "application/problem+json"),
-        (status = 415, description = "Not `application/json`", body = ProblemBody,
-            content_type = "application/problem+json"),
-        (status = 422, description = "Something is not as it must be", body = ProblemBody,
-            content_type = "application/problem+json"),
-        (status = 503, description = "Nothing was done; try again", body = ProblemBody,
             content_type = "application/problem+json"),
     )
 )]
@@ -302,13 +281,10 @@ async fn wake(api: &Api, tracked: Tracked) -> Result<(), Problem> {
     params(("name" = String, Path, description = "Your name for it")),
     responses(
         (status = 204, description = "Removed"),
-        (status = 401, description = "No valid API key", body = ProblemBody,
-            content_type = "application/problem+json"),
+        Caller,
         (status = 404, description = "You have no such connection", body = ProblemBody,
             content_type = "application/problem+json"),
         (status = 409, description = "Operations use it", body = ProblemBody,
-            content_type = "application/problem+json"),
-        (status = 503, description = "Nothing was done; try again", body = ProblemBody,
             content_type = "application/problem+json"),
     )
 )]

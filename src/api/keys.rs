@@ -49,8 +49,7 @@ pub(super) struct Created {
     security(("apiKey" = [])),
     responses(
         (status = 200, description = "All of them", body = Listed),
-        (status = 401, description = "No valid API key", body = ProblemBody,
-            content_type = "application/problem+json"),
+        Caller,
     )
 )]
 pub(super) async fn list(
@@ -72,10 +71,7 @@ pub(super) async fn list(
     security(("apiKey" = [])),
     responses(
         (status = 201, description = "Made", body = Created),
-        (status = 401, description = "No valid API key", body = ProblemBody,
-            content_type = "application/problem+json"),
-        (status = 503, description = "Nothing was done; try again", body = ProblemBody,
-            content_type = "application/problem+json"),
+        Caller,
     )
 )]
 pub(super) async fn create(
@@ -113,11 +109,8 @@ pub(super) async fn add(
     params(("id" = String, Path, description = "As the list has it")),
     responses(
         (status = 204, description = "Revoked"),
-        (status = 401, description = "No valid API key", body = ProblemBody,
-            content_type = "application/problem+json"),
+        Caller,
         (status = 404, description = "You have no such key", body = ProblemBody,
-            content_type = "application/problem+json"),
-        (status = 503, description = "Nothing was done; try again", body = ProblemBody,
             content_type = "application/problem+json"),
     )
 )]

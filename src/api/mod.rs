@@ -27,6 +27,7 @@ use governor::clock::{Clock as _, MonotonicClock};
 use governor::state::keyed::HashMapStateStore;
 use governor::{Quota, RateLimiter};
 use utoipa::OpenApi;
+use utoipa::openapi::Components;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -183,7 +184,9 @@ pub fn router(api: Api) -> (Router, utoipa::openapi::OpenApi) {
         .routes(routes!(health::alive))
         .routes(routes!(health::ready))
         .split_for_parts();
-    describe_security(&mut document);
+    let components = document.components.get_or_insert_default();
+    components.responses.extend(problem::catalogue());
+    describe_security(components);
     document.webhooks = Some(callbacks::webhooks());
 
     let json = document.to_json().unwrap_or_default();
@@ -203,12 +206,11 @@ pub fn router(api: Api) -> (Router, utoipa::openapi::OpenApi) {
     (router, document)
 }
 
-fn describe_security(document: &mut utoipa::openapi::OpenApi) {
+fn describe_security(components: &mut Components) {
     let bearer = |description: &str| {
         let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer);
         SecurityScheme::Http(scheme.description(Some(description)).build())
     };
-    let components = document.components.get_or_insert_default();
     components.add_security_scheme("apiKey", bearer("One of the caller's API keys"));
     components.add_security_scheme("adminKey", bearer("The operator's admin key"));
 }

@@ -1,17 +1,22 @@
 //! The problem catalogue: everything that can be wrong with a request, in one table (RFC 9457).
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
+use utoipa::openapi::header::HeaderBuilder;
+use utoipa::openapi::{self, ContentBuilder, ObjectBuilder, Ref, RefOr, ResponseBuilder, Type};
 
 use crate::store::StoreError;
 
 /// The stem of every problem's `type`; a name, not an address.
 const TYPE_STEM: &str = "urn:engagement-bridge:problem:";
+
+const MEDIA_TYPE: &str = "application/problem+json";
 
 /// How long a caller should wait where the store is in trouble, in seconds.
 const STORE_RETRY_AFTER: u32 = 5;
@@ -146,6 +151,47 @@ pub struct FieldError {
     pub detail: Cow<'static, str>,
 }
 
+/// Responses in the OpenAPI document.
+pub(super) type Responses = BTreeMap<String, RefOr<openapi::Response>>;
+
+/// What stands for every kind that an endpoint does not tell of by name.
+const ANY: &str = "problem";
+
+/// The responses of an endpoint that may answer with these kinds, by status.
+pub(super) fn documented<const N: usize>(kinds: [Kind; N]) -> Responses {
+    let refer = |name: &str| Ref::from_response_name(name).into();
+    let mut responses = Responses::from([("default".to_owned(), refer(ANY))]);
+    for kind in kinds {
+        let (name, status, _) = kind.row();
+        responses.insert(status.as_str().to_owned(), refer(name));
+    }
+    responses
+}
+
+/// The whole catalogue, by the names that [`documented`] refers to.
+pub(super) fn catalogue() -> Responses {
+    let problem = |description| {
+        let schema = Ref::from_schema_name("Problem");
+        let content = ContentBuilder::new().schema(Some(schema)).build();
+        ResponseBuilder::new().description(description).content(MEDIA_TYPE, content)
+    };
+    let mut responses = Responses::new();
+    for kind in Kind::ALL {
+        let (name, _, title) = kind.row();
+        let mut response = problem(title);
+        if matches!(kind, Kind::TooManyRequests | Kind::StoreUnavailable) {
+            let seconds = ObjectBuilder::new().schema_type(Type::Integer);
+            let when = HeaderBuilder::new().schema(Some(seconds));
+            let when = when.description(Some("When to try again, in seconds"));
+            response = response.header("Retry-After", when.build());
+        }
+        responses.insert(name.to_owned(), response.into());
+    }
+    let any = problem("Something else is wrong; the `type` says what");
+    responses.insert(ANY.to_owned(), any.into());
+    responses
+}
+
 /// A problem as it is sent: `application/problem+json`.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Problem)]
@@ -238,7 +284,7 @@ impl IntoResponse for Problem {
         };
         let mut response = (status, Json(body)).into_response();
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
         if let Some(seconds) = self.retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }

@@ -76,8 +76,7 @@ pub(super) struct Created {
     security(("apiKey" = [])),
     responses(
         (status = 200, description = "All of them", body = Listed),
-        (status = 401, description = "No valid API key", body = ProblemBody,
-            content_type = "application/problem+json"),
+        Caller,
     )
 )]
 pub(super) async fn list(
@@ -104,19 +103,9 @@ pub(super) async fn list(
     request_body = Rotation,
     responses(
         (status = 201, description = "Made", body = Created),
-        (status = 400, description = "Not JSON", body = ProblemBody,
-            content_type = "application/problem+json"),
-        (status = 401, description = "No valid API key", body = ProblemBody,
-            content_type = "application/problem+json"),
+        Caller,
+        body::Json<Rotation>,
         (status = 409, description = "Too many live secrets", body = ProblemBody,
-            content_type = "application/problem+json"),
-        (status = 413, description = "Body too large", body = ProblemBody,
-            content_type = "application/problem+json"),
-        (status = 415, description = "Not `application/json`", body = ProblemBody,
-            content_type = "application/problem+json"),
-        (status = 422, description = "Something is not as it must be", body = ProblemBody,
-            content_type = "application/problem+json"),
-        (status = 503, description = "Nothing was done; try again", body = ProblemBody,
             content_type = "application/problem+json"),
     )
 )]
@@ -159,13 +148,10 @@ pub(super) async fn rotate(
     params(("id" = String, Path, description = "As the list has it")),
     responses(
         (status = 204, description = "Revoked"),
-        (status = 401, description = "No valid API key", body = ProblemBody,
-            content_type = "application/problem+json"),
+        Caller,
         (status = 404, description = "You have no such live secret", body = ProblemBody,
             content_type = "application/problem+json"),
         (status = 409, description = "It is the last one", body = ProblemBody,
-            content_type = "application/problem+json"),
-        (status = 503, description = "Nothing was done; try again", body = ProblemBody,
             content_type = "application/problem+json"),
     )
 )]

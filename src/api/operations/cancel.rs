@@ -21,13 +21,10 @@ use crate::operation::{self, Event};
     params(("id" = String, Path, description = "As the registration answered it")),
     responses(
         (status = 200, description = "Cancelled, now or before", body = OperationView),
-        (status = 401, description = "No valid API key", body = ProblemBody,
-            content_type = "application/problem+json"),
+        Caller,
         (status = 404, description = "You have no such operation", body = ProblemBody,
             content_type = "application/problem+json"),
         (status = 409, description = "It has ended already", body = ProblemBody,
-            content_type = "application/problem+json"),
-        (status = 503, description = "Nothing was done; try again", body = ProblemBody,
             content_type = "application/problem+json"),
     )
 )]

@@ -41,21 +41,11 @@ pub(in crate::api) struct Request {
     request_body = Request,
     responses(
         (status = 200, description = "Taken", body = OperationView),
-        (status = 400, description = "Not JSON", body = ProblemBody,
-            content_type = "application/problem+json"),
-        (status = 401, description = "No valid API key", body = ProblemBody,
-            content_type = "application/problem+json"),
+        Caller,
+        body::Json<Request>,
         (status = 404, description = "You have no such operation", body = ProblemBody,
             content_type = "application/problem+json"),
         (status = 409, description = "It has ended already", body = ProblemBody,
-            content_type = "application/problem+json"),
-        (status = 413, description = "Body too large", body = ProblemBody,
-            content_type = "application/problem+json"),
-        (status = 415, description = "Not `application/json`", body = ProblemBody,
-            content_type = "application/problem+json"),
-        (status = 422, description = "Something is not as it must be; nothing was changed",
-            body = ProblemBody, content_type = "application/problem+json"),
-        (status = 503, description = "Nothing was done; try again", body = ProblemBody,
             content_type = "application/problem+json"),
     )
 )]

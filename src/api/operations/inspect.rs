@@ -26,8 +26,7 @@ const ATTEMPTS: u32 = 20;
     params(("id" = String, Path, description = "As the registration answered it")),
     responses(
         (status = 200, description = "As it stands", body = DetailedView),
-        (status = 401, description = "No valid API key", body = ProblemBody,
-            content_type = "application/problem+json"),
+        Caller,
         (status = 404, description = "You have no such operation", body = ProblemBody,
             content_type = "application/problem+json"),
     )

@@ -10,7 +10,7 @@ use crate::api::Api;
 use crate::api::access::Caller;
 use crate::api::body::Params;
 use crate::api::page::{next, page};
-use crate::api::problem::{Problem, ProblemBody};
+use crate::api::problem::Problem;
 use crate::store::OperationFilter;
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -18,6 +18,7 @@ use crate::store::OperationFilter;
 #[serde(deny_unknown_fields)]
 pub(in crate::api) struct Filter {
     /// Only operations in this state.
+    #[param(inline)]
     state: Option<StateWord>,
     /// Only operations behind this one: the `next` of the page before.
     after: Option<String>,
@@ -55,10 +56,8 @@ pub(in crate::api) struct Listed {
     params(Filter),
     responses(
         (status = 200, description = "A page of them", body = Listed),
-        (status = 401, description = "No valid API key", body = ProblemBody,
-            content_type = "application/problem+json"),
-        (status = 422, description = "The query is not as it must be", body = ProblemBody,
-            content_type = "application/problem+json"),
+        Caller,
+        Params<Filter>,
     )
 )]
 pub(in crate::api) async fn list(

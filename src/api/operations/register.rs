@@ -94,20 +94,15 @@ enum Format {
         (status = 200, description = "Tracked already, with the same callback and client state",
             body = OperationView,
             headers(("Location" = String, description = "Where to look at it"))),
-        (status = 400, description = "Not JSON", body = ProblemBody,
-            content_type = "application/problem+json"),
-        (status = 401, description = "No valid API key", body = ProblemBody,
-            content_type = "application/problem+json"),
-        (status = 413, description = "Body too large", body = ProblemBody,
-            content_type = "application/problem+json"),
-        (status = 415, description = "Not `application/json`", body = ProblemBody,
-            content_type = "application/problem+json"),
-        (status = 422, description = "Something is not as it must be; nothing was kept",
+        Caller,
+        Json<Request>,
+        (status = 422, description = "Something is not as it must be, or the Idempotency-Key was \
+            used for another request; nothing was kept",
             body = ProblemBody, content_type = "application/problem+json"),
-        (status = 429, description = "Too often, or too many live operations", body = ProblemBody,
-            content_type = "application/problem+json"),
-        (status = 503, description = "Nothing was kept; try again", body = ProblemBody,
-            content_type = "application/problem+json"),
+        (status = 429, description = "You are asking too often, or have as many live operations \
+            as you may have",
+            body = ProblemBody, content_type = "application/problem+json",
+            headers(("Retry-After" = u32, description = "When to try again, in seconds"))),
     )
 )]
 pub(in crate::api) async fn register(

@@ -24,13 +24,10 @@ use crate::store::{Amended, Amendment, StoredCallback};
     params(("id" = String, Path, description = "As the registration answered it")),
     responses(
         (status = 202, description = "It will be sent", body = CallbackView),
-        (status = 401, description = "No valid API key", body = ProblemBody,
-            content_type = "application/problem+json"),
+        Caller,
         (status = 404, description = "You have no such operation", body = ProblemBody,
             content_type = "application/problem+json"),
         (status = 409, description = "It owes no final callback", body = ProblemBody,
-            content_type = "application/problem+json"),
-        (status = 503, description = "Nothing was done; try again", body = ProblemBody,
             content_type = "application/problem+json"),
     )
 )]
