@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use engagement_bridge::courier::SigningSecret;
 use engagement_bridge::tls;
-use reqwest::header::{CONTENT_TYPE, HeaderMap};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Method, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
@@ -28,7 +28,8 @@ pub(crate) struct Client {
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
-    /// Null where there was none.
+    pub(crate) text: String,
+    /// The text as JSON; null where it is none.
     pub(crate) body: Value,
 }
 
@@ -65,6 +66,11 @@ impl Client {
         let path = format!("/v1/admin/callers/{caller}/connections");
         let answer = self.post(&path, &connection).await;
         assert_eq!(answer.status, StatusCode::CREATED, "{answer:?}");
+    }
+
+    /// The same with another key; with an empty one, without any.
+    pub(crate) fn with_key(&self, key: &str) -> Self {
+        Self { key: SecretString::from(key), ..self.clone() }
     }
 
     pub(crate) fn signing_secret(&self) -> SigningSecret {
@@ -130,19 +136,22 @@ impl Client {
         headers: &[(&'static str, &str)],
     ) -> Answer {
         let mut all = HeaderMap::new();
-        let key = format!("Bearer {}", self.key.expose_secret());
-        all.insert("authorization", key.parse().unwrap());
+        let key = self.key.expose_secret();
+        if !key.is_empty() {
+            all.insert(AUTHORIZATION, format!("Bearer {key}").parse().unwrap());
+        }
         if body.is_some() {
             all.insert(CONTENT_TYPE, "application/json".parse().unwrap());
         }
         for (name, value) in headers {
-            all.insert(*name, value.parse().unwrap());
+            all.insert(*name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
         let request = self.http.request(method, format!("{}{path}", self.root)).headers(all);
         let request = body.into_iter().fold(request, reqwest::RequestBuilder::body);
         let response = request.send().await.unwrap();
         let (status, headers) = (response.status(), response.headers().clone());
-        let body = serde_json::from_slice(&response.bytes().await.unwrap()).unwrap_or_default();
-        Answer { status, headers, body }
+        let text = response.text().await.unwrap();
+        let body = serde_json::from_str(&text).unwrap_or_default();
+        Answer { status, headers, text, body }
     }
 }

@@ -17,11 +17,12 @@ use engagement_bridge::sandbox::{
 };
 use engagement_bridge::serve::Bridge;
 use engagement_bridge::shutdown::Shutdown;
+use rusqlite::{OpenFlags, Row, types};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 
-pub(crate) use app::{Client, SECRET_OF_CLIENT};
+pub(crate) use app::{Answer, Client, SECRET_OF_CLIENT};
 pub(crate) use receiver::{Received, Receiver};
 
 /// How many times faster than real time Graph's clock runs here.
@@ -57,11 +58,17 @@ impl World {
 
     /// With more flags of `serve`.
     pub(crate) async fn begin_with(flags: &[&str]) -> Self {
+        let mut all = vec!["--allow-http-callbacks", "--allow-callback-cidr", "127.0.0.0/8"];
+        all.extend(flags);
+        Self::begin_strict(&all).await
+    }
+
+    /// Where callbacks go by https and to public addresses only, unless `flags` say else.
+    pub(crate) async fn begin_strict(flags: &[&str]) -> Self {
         let sandbox = sandbox().await;
         let directory = tempfile::tempdir().unwrap();
         let receiver = Receiver::start().await;
         let mut all = vec!["--graph-root", sandbox.root(), "--login-root", sandbox.root()];
-        all.extend(["--allow-http-callbacks", "--allow-callback-cidr", "127.0.0.0/8"]);
         all.extend(["--min-poll-interval", INTERVAL]);
         all.extend(flags);
         let settings = settings(&directory.path().join("bridge.db"), &all);
@@ -75,6 +82,32 @@ impl World {
         operator.add_connection("shop", "contoso").await;
         receiver.expect_secret(shop.signing_secret());
         Self { sandbox, receiver, shop, operator, shutdown, parts, directory }
+    }
+
+    /// Everything that is in the database, row by row.
+    pub(crate) fn stored(&self) -> Vec<String> {
+        let path = self.directory.path().join("bridge.db");
+        let database =
+            rusqlite::Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
+        let read = |sql: &str| -> Vec<String> {
+            let mut query = database.prepare(sql).unwrap();
+            let columns = query.column_count();
+            let row = |row: &Row<'_>| {
+                let values = (0..columns).map(|column| row.get::<_, types::Value>(column));
+                values.collect::<Result<Vec<_>, _>>()
+            };
+            let text = |values: Result<Vec<types::Value>, _>| match values.unwrap().as_slice() {
+                [types::Value::Text(name)] => name.clone(),
+                values => format!("{values:?}"),
+            };
+            query.query_map([], row).unwrap().map(text).collect()
+        };
+        let tables = read("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name");
+        let rows = |table: &String| {
+            let rows = read(&format!("SELECT * FROM {table}"));
+            rows.into_iter().map(|row| format!("{table}: {row}")).collect::<Vec<_>>()
+        };
+        tables.iter().flat_map(rows).collect()
     }
 
     /// Starts an operation in the sandbox; its address, as Graph gives it.
