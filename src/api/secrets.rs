@@ -138,7 +138,7 @@ pub(super) async fn rotate(
     Ok((StatusCode::CREATED, Json(created)))
 }
 
-/// Stops a signing secret at once. The last live one cannot be revoked: rotate instead.
+/// Stops a signing secret at once. The newest cannot be revoked: rotate first.
 #[utoipa::path(
     delete,
     path = "/v1/signing-secrets/{id}",
@@ -151,7 +151,7 @@ pub(super) async fn rotate(
         Caller,
         (status = 404, description = "You have no such live secret", body = ProblemBody,
             content_type = "application/problem+json"),
-        (status = 409, description = "It is the last one", body = ProblemBody,
+        (status = 409, description = "It is the newest one", body = ProblemBody,
             content_type = "application/problem+json"),
     )
 )]
@@ -166,7 +166,7 @@ pub(super) async fn revoke(
     if !api.directory.revoke_secret(&caller, id, now).await? {
         let live = api.directory.secrets(&caller, now).await?.unwrap_or_default();
         if live.iter().any(|secret| secret.id == id) {
-            let detail = "It is the last live secret: make another one first.";
+            let detail = "It is the newest secret, and all others expire: make another one first.";
             return Err(Problem::with_detail(Kind::Conflict, detail));
         }
         return Err(not_found());

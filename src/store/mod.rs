@@ -175,7 +175,7 @@ pub trait Directory: Send + Sync {
     ) -> Result<Option<Vec<SigningSecretSummary>>, StoreError>;
 
     /// Stops a secret from signing at once; `false` if the caller has no such live secret, or if
-    /// it is the last one.
+    /// it is the newest, for every other one expires.
     async fn revoke_secret(
         &self,
         caller: &CallerName,

@@ -134,8 +134,7 @@ impl Directory for MemoryStore {
     ) -> Result<bool, StoreError> {
         let mut rows = self.rows();
         let Some(caller) = rows.callers.get_mut(caller) else { return Ok(false) };
-        let live: Vec<u32> = caller.live(now).map(|it| it.summary.id).collect();
-        if live.len() < 2 || !live.contains(&id) {
+        if caller.live(now).skip(1).all(|older| older.summary.id != id) {
             return Ok(false);
         }
         caller.secrets.retain(|it| it.summary.id != id);

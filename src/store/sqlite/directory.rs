@@ -234,7 +234,7 @@ impl Directory for SqliteStore {
         let caller = caller.clone();
         let revoke = move |database: &Connection| {
             let live = live_summaries(database, &caller, now)?;
-            if live.len() < 2 || live.iter().all(|secret| secret.id != id) {
+            if live.iter().skip(1).all(|older| older.id != id) {
                 return Ok(false);
             }
             let sql = "DELETE FROM signing_secrets WHERE caller = ?1 AND id = ?2";

@@ -46,7 +46,7 @@ async fn a_key_is_shown_once_works_at_once_and_is_refused_as_soon_as_it_is_revok
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn secrets_overlap_while_they_are_rotated_and_the_last_one_stays() {
+async fn secrets_overlap_while_they_are_rotated_and_the_newest_stays() {
     let world = World::begin().await;
     let (path, member) = ("/v1/signing-secrets", "signingSecrets");
     let before = SystemClock.now();
@@ -69,6 +69,8 @@ async fn secrets_overlap_while_they_are_rotated_and_the_last_one_stays() {
     told.verify(&secret.parse().unwrap());
     assert_eq!(told.header("webhook-signature").split(' ').count(), 2);
 
+    // Else nothing would sign once the first has expired.
+    assert_refused(&world.shop.delete("/v1/signing-secrets/2").await, &CONFLICT);
     let revoked = world.shop.delete("/v1/signing-secrets/1").await;
     assert_eq!(revoked.status, StatusCode::NO_CONTENT);
     assert_refused(&world.shop.delete("/v1/signing-secrets/1").await, &NOT_FOUND);
@@ -131,7 +133,11 @@ async fn a_connection_is_made_used_by_default_repaired_and_removed_when_nothing_
     assert_eq!(removed.status, StatusCode::NO_CONTENT);
     assert_refused(&world.shop.delete("/v1/connections/contoso").await, &NOT_FOUND);
     assert_eq!(world.shop.operation(&id).await["connection"], "contoso", "as it was");
-    assert_eq!(listed(&world.shop, "/v1/connections", "connections").await.len(), 1);
+    let left = listed(&world.shop, "/v1/connections", "connections").await;
+    assert_eq!(left.len(), 1);
+    assert_eq!(left[0]["isDefault"], true, "another one takes its place");
+    let id = world.shop.register(&world.registration("eyJf")).await;
+    assert_eq!(world.shop.operation(&id).await["connection"], "fabrikam");
     world.stop().await;
 }
 
