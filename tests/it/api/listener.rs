@@ -14,7 +14,8 @@ use engagement_bridge::names::SystemNames;
 use engagement_bridge::nudge::Nudge;
 use engagement_bridge::store::KeyDigest;
 use engagement_bridge::store::memory::MemoryStore;
-use engagement_bridge::{callback, lane, operation};
+use engagement_bridge::{callback, lane, operation, tls};
+use futures_util::future::join_all;
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -77,7 +78,7 @@ async fn whoever_does_not_come_to_the_point_is_cut_off() {
     let serving = Serving::start(empty(), 64, Duration::from_millis(200)).await;
     let preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     let no_settings = "\0\0\0\x04\0\0\0\0\0";
-    for (name, said, answers) in [
+    let told = [
         ("nothing at all", String::new(), 0),
         ("a first letter", "P".to_owned(), 0),
         ("most of a preface", preface[..23].to_owned(), 0),
@@ -86,12 +87,14 @@ async fn whoever_does_not_come_to_the_point_is_cut_off() {
         ("half a header", "GET / HTTP/1.1\r\nHost: bri".to_owned(), 0),
         ("a request and then nothing", REQUEST.to_owned(), 1),
         ("a request and then half a one", format!("{REQUEST}GET / HT"), 1),
-    ] {
+    ];
+    join_all(told.map(async |(name, said, answers)| {
         let mut stream = serving.connect().await;
         stream.write_all(said.as_bytes()).await.unwrap();
         let read = until_closed(&mut stream).await;
         assert_eq!(read.matches("HTTP/1.1 204").count(), answers, "{name}: {read:?}");
-    }
+    }))
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -145,8 +148,8 @@ async fn a_connection_too_many_waits_until_another_one_is_closed() {
     assert_eq!(order.recv().await, Some("second"));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_body_that_does_not_come_is_waited_for_no_longer_than_a_request_may_take() {
+/// The bridge's own router, on a store in memory.
+fn bridge(limits: Limits) -> Router {
     let clock = Arc::new(SystemClock);
     let store = Arc::new(MemoryStore::new(lane::Policy::default()));
     let egress = Egress::new(false, Vec::new(), Arc::new(SystemNames::default()), clock.clone());
@@ -159,15 +162,74 @@ async fn a_body_that_does_not_come_is_waited_for_no_longer_than_a_request_may_ta
         graph_root: GraphRoot::parse("https://graph.microsoft.com").unwrap(),
         operations: operation::Policy::default(),
         callbacks: callback::Policy::default(),
-        admin_key: KeyDigest(Sha256::digest("the admin's key").into()),
-        limits: Limits { request: Duration::from_millis(200), ..Limits::default() },
+        admin_key: KeyDigest(Sha256::digest("admin-key").into()),
+        limits,
     }));
-    let serving = Serving::start(router, 64, PATIENCE).await;
+    router
+}
+
+const HEADERS: &str = "Host: bridge\r\nAuthorization: Bearer admin-key\r\n\
+    Content-Type: application/json\r\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_does_not_come_is_waited_for_no_longer_than_a_request_may_take() {
+    let limits = Limits { request: Duration::from_millis(200), ..Limits::default() };
+    let serving = Serving::start(bridge(limits), 64, PATIENCE).await;
     let mut stream = serving.connect().await;
-    let half = "POST /v1/admin/callers HTTP/1.1\r\nHost: bridge\r\nAuthorization: Bearer the admin's \
-        key\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{\"name\":";
+    let half = format!(
+        "POST /v1/admin/callers HTTP/1.1\r\n{HEADERS}Content-Length: 100\r\n\r\n{{\"name\":"
+    );
     stream.write_all(half.as_bytes()).await.unwrap();
     let head = answer(&mut stream).await;
     assert!(head.starts_with("HTTP/1.1 408"), "{head}");
     assert!(head.contains("content-type: application/problem+json"), "{head}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_in_chunks_is_measured_as_it_comes() {
+    let serving = Serving::start(bridge(Limits::default()), 64, PATIENCE).await;
+    let mut stream = serving.connect().await;
+    let head =
+        format!("POST /v1/admin/callers HTTP/1.1\r\n{HEADERS}Transfer-Encoding: chunked\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let chunk = format!("4000\r\n{}\r\n", " ".repeat(0x4000));
+    stream.write_all(chunk.repeat(4).as_bytes()).await.unwrap();
+    stream.write_all(b"1\r\n \r\n").await.unwrap();
+    let head = answer(&mut stream).await;
+    assert!(head.starts_with("HTTP/1.1 413"), "{head}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn odd_request_lines_are_answered_by_problems() {
+    let serving = Serving::start(bridge(Limits::default()), 64, PATIENCE).await;
+    for (line, status) in [
+        ("OPTIONS * HTTP/1.1", "404"),
+        ("CONNECT graph.microsoft.com:443 HTTP/1.1", "404"),
+        ("GET http://graph.microsoft.com/v1/admin/callers HTTP/1.1", "200"),
+        ("GET http://graph.microsoft.com HTTP/1.1", "404"),
+        ("GET /v1/../v1/admin/callers HTTP/1.1", "404"),
+        ("GET ?limit=1 HTTP/1.1", "400"),
+        ("get /v1/admin/callers HTTP/1.1", "405"),
+        ("GET /v1/admin/callers HTTP/1.0", "200"),
+    ] {
+        let mut stream = serving.connect().await;
+        stream.write_all(format!("{line}\r\n{HEADERS}\r\n").as_bytes()).await.unwrap();
+        let head = answer(&mut stream).await;
+        assert_eq!(head.split(' ').nth(1), Some(status), "{line}: {head}");
+        let is_problem = head.contains("content-type: application/problem+json");
+        assert_eq!(is_problem, matches!(status, "404" | "405"), "{line}: {head}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn http_2_is_spoken_to_whoever_begins_with_it() {
+    let serving = Serving::start(bridge(Limits::default()), 64, PATIENCE).await;
+    let client = reqwest::Client::builder()
+        .tls_backend_preconfigured(tls::client_config(None).unwrap())
+        .http2_prior_knowledge()
+        .timeout(PATIENCE)
+        .build()
+        .unwrap();
+    let answer = client.get(format!("http://{}/healthz", serving.address)).send().await.unwrap();
+    assert_eq!((answer.version(), answer.status().as_u16()), (reqwest::Version::HTTP_2, 204));
 }

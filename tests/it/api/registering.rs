@@ -1,5 +1,6 @@
 //! A registration that is in order: taken once, however often it is sent.
 
+use futures_util::future::join_all;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
@@ -123,6 +124,24 @@ async fn an_idempotency_key_gets_the_first_answer_byte_for_byte_whatever_has_hap
     let of_another = request(&registration).send(&other).await;
     assert_eq!(of_another.status, StatusCode::ACCEPTED);
     assert!(!of_another.headers.contains_key("idempotent-replayed"), "a key is its caller's");
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_that_come_at_once_one_is_taken_and_all_get_its_answer() {
+    let world = quiet_world().await;
+    let keyed = post("/v1/operations", &world.registration("eyJf"));
+    let keyed = keyed.header("idempotency-key", "order-42");
+    let plain = post("/v1/operations", &world.registration("eyJg"));
+    for request in [keyed, plain] {
+        let answers = join_all((0..20).map(|_| request.send(&world.shop))).await;
+        let replayed = |answer: &&Answer| answer.headers.contains_key("idempotent-replayed");
+        let first = |answer: &&Answer| answer.status == StatusCode::ACCEPTED && !replayed(answer);
+        assert_eq!(answers.iter().filter(first).count(), 1);
+        assert!(answers.iter().all(|answer| answer.text == answers[0].text));
+    }
+    let listed = world.shop.get("/v1/operations").await.body;
+    assert_eq!(listed["operations"].as_array().unwrap().len(), 2);
     world.stop().await;
 }
 

@@ -143,6 +143,11 @@ async fn an_idempotency_key_is_one_header_of_visible_characters() {
         row("256 bytes", &"k".repeat(256)),
         row("not ASCII", "schlüssel"),
         (
+            "two of them",
+            request.clone().header("idempotency-key", "a").header("idempotency-key", "b"),
+            fault("Idempotency-Key", "invalid"),
+        ),
+        (
             "together with another fault",
             broken.header("idempotency-key", ""),
             faults([("Idempotency-Key", "invalid"), ("operation", "empty")]),

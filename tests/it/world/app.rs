@@ -143,9 +143,11 @@ impl Client {
         if body.is_some() {
             all.insert(CONTENT_TYPE, "application/json".parse().unwrap());
         }
+        let mut given = HeaderMap::new();
         for (name, value) in headers {
-            all.insert(*name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
+            given.append(*name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
+        all.extend(given);
         let request = self.http.request(method, format!("{}{path}", self.root)).headers(all);
         let request = body.into_iter().fold(request, reqwest::RequestBuilder::body);
         let response = request.send().await.unwrap();
