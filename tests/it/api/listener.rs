@@ -75,7 +75,7 @@ const REQUEST: &str = "GET / HTTP/1.1\r\nHost: bridge\r\n\r\n";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_does_not_come_to_the_point_is_cut_off() {
-    let serving = Serving::start(empty(), 64, Duration::from_millis(200)).await;
+    let serving = Serving::start(empty(), 64, Duration::from_secs(1)).await;
     let preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     let no_settings = "\0\0\0\x04\0\0\0\0\0";
     let told = [
