@@ -105,8 +105,8 @@ impl Egress {
         if text.len() > LONGEST_URL {
             return Err(UrlRefusal::TooLong);
         }
-        // The parser strips these silently, and what is signed for should be what was written.
-        if text.bytes().any(|byte| byte.is_ascii_control() || byte == b' ') {
+        // The parser repairs these silently, and what is called should be what was written.
+        if text.bytes().any(|byte| byte.is_ascii_control() || matches!(byte, b' ' | b'\\')) {
             return Err(UrlRefusal::NotAUrl);
         }
         let url = Url::parse(text).map_err(|_| UrlRefusal::NotAUrl)?;
@@ -115,6 +115,11 @@ impl Egress {
             "http" if self.allow_http => {}
             "http" => return Err(UrlRefusal::NotHttps),
             _ => return Err(UrlRefusal::SchemeNotAllowed),
+        }
+        // Likewise with fewer or more slashes than two.
+        let (scheme, rest) = text.split_once("://").ok_or(UrlRefusal::NotAUrl)?;
+        if scheme.len() != url.scheme().len() || rest.starts_with('/') {
+            return Err(UrlRefusal::NotAUrl);
         }
         if !url.username().is_empty() || url.password().is_some() {
             return Err(UrlRefusal::UserInfo);

@@ -111,7 +111,7 @@ async fn settled(world: &World) -> String {
 
 /// Each is refused as its row says, and leaves nothing behind.
 async fn all_refused(world: &World, client: &Client, table: &[Row]) {
-    let before = world.stored();
+    let mut stored = world.stored();
     let mut complaints = String::new();
     for (name, request, refusal) in table {
         let answer = request.send(client).await;
@@ -121,7 +121,8 @@ async fn all_refused(world: &World, client: &Client, table: &[Row]) {
             writeln!(complaints, "{name}: {method} {path}\n  expected {expected}").unwrap();
             writeln!(complaints, "  found    {found}\n  {}", answer.text).unwrap();
         }
-        if world.stored() != before {
+        let before = std::mem::replace(&mut stored, world.stored());
+        if stored != before {
             writeln!(complaints, "{name}: left something behind").unwrap();
         }
     }
