@@ -7,6 +7,8 @@ mod egress;
 mod envelope;
 mod http;
 pub mod signing;
+#[cfg(test)]
+mod stand_in;
 
 use std::time::Duration;
 

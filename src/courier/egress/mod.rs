@@ -26,8 +26,9 @@ pub use url::{CallbackUrl, UrlRefusal};
 
 const LONGEST_URL: usize = 2_048;
 
-/// How long looking up a name may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long looking up a name may take. Less than connecting, of which it is a part, or a name
+/// server that is silent would pass for a receiver that is.
+const PATIENCE: Duration = Duration::from_secs(4);
 
 /// How long a verdict on a host is good for another registration. Registrations come in bursts, and
 /// each attempt looks again anyway.
