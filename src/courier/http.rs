@@ -1,7 +1,7 @@
 //! Sends one callback by HTTP, within bounds of time and size.
 
 use std::error::Error;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,7 +44,7 @@ pub struct HttpCourier {
     within: Duration,
 }
 
-/// Why no complete answer came.
+/// Why no answer came, or not all of it.
 #[derive(Debug)]
 struct Unanswered {
     failure: Failure,
@@ -78,6 +78,10 @@ impl HttpCourier {
             .no_proxy()
             // A redirect leads where nobody has looked, so it is an answer like any other.
             .redirect(redirect::Policy::none())
+            // One attempt is one request. By itself the client would send up to two more when a
+            // receiver refuses a stream, which the record of attempts would not tell, and which
+            // would not spare a receiver that wants less.
+            .retry(reqwest::retry::never())
             .connect_timeout(connect_within)
             .pool_max_idle_per_host(16)
             .pool_idle_timeout(Duration::from_secs(30))
@@ -95,22 +99,20 @@ impl HttpCourier {
             self.client.post(url.as_str()).headers(self.headers(parcel)).body(parcel.body.clone());
         let sent = timeout_at(until, request.send()).await;
         let response = sent.map_err(|_| timed_out("before its headers"))?.map_err(classify)?;
-        let (status, headers) = (response.status(), response.headers().clone());
-        let answer = match timeout_at(until, read(response)).await {
-            Ok(Ok(answer)) => answer,
-            // Whoever says 2xx has taken the callback, however the rest of the answer went.
-            Ok(Err(_)) | Err(_) if status.is_success() => Bytes::new(),
-            Ok(Err(error)) => return Err(classify(error)),
-            Err(_) => return Err(timed_out("before the end of its body")),
+        let status = response.status();
+        // The status says what becomes of the callback, however the rest of the answer goes.
+        let reply = reply(status, response.headers(), self.clock.wall());
+        let mut answer = BytesMut::new();
+        let broken = match timeout_at(until, read(response, &mut answer)).await {
+            Ok(Ok(())) => None,
+            // Whoever says 2xx has taken the callback, and nothing went wrong.
+            Ok(Err(_)) | Err(_) if status.is_success() => None,
+            Ok(Err(error)) => Some(classify(error)),
+            Err(_) => Some(timed_out("before the end of its body")),
         };
-        Ok(Receipt {
-            reply: reply(status, &headers, self.clock.wall()),
-            status: Some(status.as_u16()),
-            failure: None,
-            detail: None,
-            answer,
-            took: Duration::ZERO,
-        })
+        let (failure, detail) = broken.map(|it| (it.failure, it.detail)).unzip();
+        let (status, answer) = (Some(status.as_u16()), answer.freeze());
+        Ok(Receipt { reply, status, failure, detail, answer, took: Duration::ZERO })
     }
 
     /// Signed anew for each attempt, with its own time.
@@ -176,8 +178,7 @@ fn reply(status: StatusCode, headers: &HeaderMap, now: jiff::Timestamp) -> Reply
 }
 
 /// Reads so much of the answer, and keeps less.
-async fn read(mut response: Response) -> Result<Bytes, reqwest::Error> {
-    let mut kept = BytesMut::new();
+async fn read(mut response: Response, kept: &mut BytesMut) -> Result<(), reqwest::Error> {
     let mut read = 0;
     while let Some(chunk) = response.chunk().await? {
         let room = KEPT.saturating_sub(kept.len()).min(chunk.len());
@@ -187,7 +188,7 @@ async fn read(mut response: Response) -> Result<Bytes, reqwest::Error> {
             break;
         }
     }
-    Ok(kept.freeze())
+    Ok(())
 }
 
 /// Finds the failure in the chain of causes, by type and never by text.
@@ -195,12 +196,25 @@ fn classify(error: reqwest::Error) -> Unanswered {
     let is_connect = error.is_connect();
     // The URL may hold secrets, and the detail is shown.
     let error = error.without_url();
-    let chain = || std::iter::successors(Some(&error as &dyn Error), |&error| error.source());
-    let found = chain().find_map(|cause| failure(cause, is_connect));
-    let failure =
-        found.unwrap_or(if is_connect { Failure::ConnectFailed } else { Failure::ConnectionLost });
-    let last = chain().last().map(ToString::to_string).unwrap_or_default();
+    let causes: Vec<_> = std::iter::successors(Some(&error as &dyn Error), cause_of).collect();
+    // Those within know more than those around them.
+    let found = causes.iter().rev().find_map(|cause| failure(*cause, is_connect));
+    let failure = match found {
+        Some(failure) => failure,
+        None if error.is_timeout() => Failure::TimedOut,
+        None if is_connect => Failure::ConnectFailed,
+        None => Failure::ConnectionLost,
+    };
+    let last = causes.last().map(ToString::to_string).unwrap_or_default();
     Unanswered { failure, detail: last.chars().take(LONGEST_DETAIL).collect() }
+}
+
+/// What an `io::Error` holds is passed over by its `source`, and rustls hides in there.
+fn cause_of<'a>(&error: &&'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+    match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+        Some(held) => Some(held),
+        None => error.source(),
+    }
 }
 
 fn failure(cause: &(dyn Error + 'static), is_connect: bool) -> Option<Failure> {
@@ -220,25 +234,10 @@ fn failure(cause: &(dyn Error + 'static), is_connect: bool) -> Option<Failure> {
     {
         return Some(Failure::AnswerMalformed);
     }
-    let error = cause.downcast_ref::<std::io::Error>()?;
-    // rustls hides in an io::Error, which does not tell of it by `source`.
-    if error.get_ref().is_some_and(<dyn Error + Send + Sync>::is::<rustls::Error>) {
-        return Some(Failure::TlsFailed);
-    }
-    let broke_off = matches!(
-        error.kind(),
-        ErrorKind::ConnectionReset
-            | ErrorKind::ConnectionAborted
-            | ErrorKind::BrokenPipe
-            | ErrorKind::UnexpectedEof
-    );
-    if error.kind() == ErrorKind::TimedOut {
-        Some(Failure::TimedOut)
-    } else if broke_off && !is_connect {
-        Some(Failure::ConnectionLost)
-    } else {
-        None
-    }
+    // So hyper says that a body is not as its headers announce it.
+    let error = cause.downcast_ref::<io::Error>()?;
+    let is_malformed = matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::InvalidData);
+    (is_malformed && !is_connect).then_some(Failure::AnswerMalformed)
 }
 
 impl From<&UrlRefusal> for Unanswered {

@@ -49,7 +49,7 @@ pub struct Receipt {
     pub reply: Reply,
     /// The status that was answered, where one was.
     pub status: Option<u16>,
-    /// What went wrong, where it was not the status.
+    /// What went wrong, where it was not the status alone.
     pub failure: Option<Failure>,
     /// One sentence for people, where there is more to say than `failure` does.
     pub detail: Option<String>,

@@ -115,7 +115,7 @@ struct AttemptView {
     /// What the receiver answered, if it did.
     #[schema(minimum = 100, maximum = 999)]
     status: Option<u16>,
-    /// What went wrong, where no answer came: `nameNotResolved`, `timedOut`, …
+    /// What went wrong, where no answer came or not all of it: `nameNotResolved`, `timedOut`, …
     failure: Option<String>,
     detail: Option<String>,
     /// The first 4 KiB of the answer, as text.

@@ -1,0 +1,142 @@
+//! Receivers by https.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use h2::RecvStream;
+use h2::server::SendResponse;
+use http::Request;
+use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+use rustls::ServerConfig;
+use rustls::pki_types::PrivatePkcs8KeyDer;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::task::TaskTracker;
+
+use super::*;
+
+const HOST: &str = "receiver.example";
+
+/// A receiver's certificate, signed by itself.
+struct Identity {
+    acceptor: TlsAcceptor,
+    pem: String,
+}
+
+fn identity(name: &str, expires_in: i32, alpn: &str) -> Identity {
+    let mut params = CertificateParams::new([name.to_owned()]).unwrap();
+    params.not_before = date_time_ymd(2_000, 1, 1);
+    params.not_after = date_time_ymd(expires_in, 1, 1);
+    let key = KeyPair::generate().unwrap();
+    let certificate = params.self_signed(&key).unwrap();
+    let text = STANDARD.encode(certificate.der());
+    let pem = format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n");
+    let key = PrivatePkcs8KeyDer::from(key.serialize_der());
+    let mut config =
+        ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], key.into())
+            .unwrap();
+    config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
+    Identity { acceptor: TlsAcceptor::from(Arc::new(config)), pem }
+}
+
+/// A courier that believes `root_pem`, for which the receiver's name leads to loopback.
+fn desk_believing(root_pem: Option<&str>, within: Duration) -> Desk {
+    let desk = desk_with(&["127.0.0.0/8"], within, root_pem);
+    desk.names.tell(HOST, &["127.0.0.1"]);
+    desk
+}
+
+#[tokio::test]
+async fn a_certificate_counts_if_it_is_believed_for_this_name_and_not_expired() {
+    let good = identity(HOST, 4_000, "http/1.1");
+    let other = identity("other.example", 4_000, "http/1.1");
+    let expired = identity(HOST, 2_001, "http/1.1");
+    for (identity, believed, failure) in [
+        (&good, Some(&good.pem), None),
+        (&good, None, Some(Failure::TlsFailed)),
+        (&good, Some(&other.pem), Some(Failure::TlsFailed)),
+        (&other, Some(&other.pem), Some(Failure::TlsFailed)),
+        (&expired, Some(&expired.pem), Some(Failure::TlsFailed)),
+    ] {
+        let receiver = Receiver::start_tls(identity.acceptor.clone(), answer(200, "", "")).await;
+        let desk = desk_believing(believed.map(String::as_str), PATIENT);
+        let receipt = desk.deliver(&format!("https://{HOST}:{}/hooks", receiver.port)).await;
+        assert_eq!(receipt.failure, failure, "{:?}", receipt.detail);
+        assert_eq!(receiver.arrived().len(), usize::from(failure.is_none()));
+        assert_eq!(receipt.reply == Reply::Accepted, failure.is_none());
+    }
+}
+
+#[tokio::test]
+async fn what_does_not_speak_tls_is_no_secure_connection() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let speaking = async move {
+        use tokio::io::AsyncWriteExt as _;
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
+        pending::<()>().await;
+    };
+    drop(TaskTracker::new().spawn(speaking));
+    let receipt = desk_believing(None, PATIENT).deliver(&format!("https://{HOST}:{port}/")).await;
+    assert_eq!(receipt.failure, Some(Failure::TlsFailed), "{:?}", receipt.detail);
+}
+
+/// A receiver that speaks HTTP/2; its URL, and what arrives there.
+async fn receiver_of_streams(
+    acceptor: TlsAcceptor,
+    respond: impl Fn(&mut SendResponse<Bytes>) + Send + 'static,
+) -> (String, mpsc::Receiver<Request<RecvStream>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://{HOST}:{}/hooks?key=1", listener.local_addr().unwrap().port());
+    let (arrived, arrivals) = mpsc::channel(10);
+    let serving = async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let stream = acceptor.accept(stream).await.unwrap();
+            let mut connection = h2::server::handshake(stream).await.unwrap();
+            while let Some(Ok((request, mut response))) = connection.accept().await {
+                arrived.send(request).await.unwrap();
+                respond(&mut response);
+            }
+        }
+    };
+    drop(TaskTracker::new().spawn(serving));
+    (url, arrivals)
+}
+
+#[tokio::test]
+async fn a_receiver_of_http_2_gets_the_same_message() {
+    let identity = identity(HOST, 4_000, "h2");
+    let respond = |response: &mut SendResponse<Bytes>| {
+        let answer = http::Response::builder().status(429).header("retry-after", "7");
+        response.send_response(answer.body(()).unwrap(), true).unwrap();
+    };
+    let (url, mut arrivals) = receiver_of_streams(identity.acceptor, respond).await;
+    let receipt = desk_believing(Some(&identity.pem), PATIENT).deliver(&url).await;
+    let retry_after = Some(Duration::from_secs(7));
+    assert_eq!(receipt.reply, Reply::Unwell { retry_after }, "{:?}", receipt.detail);
+    let request = arrivals.try_recv().unwrap();
+    assert_eq!(request.method(), "POST");
+    assert_eq!(request.uri(), url.as_str());
+    assert_eq!(request.headers()["webhook-id"], ID);
+    assert_eq!(request.headers()["webhook-timestamp"], "1800000000");
+    let body = request.into_body().data().await.unwrap().unwrap();
+    assert_eq!(body, BODY);
+}
+
+#[tokio::test]
+async fn a_stream_that_is_refused_is_an_attempt_and_no_more_than_one() {
+    let identity = identity(HOST, 4_000, "h2");
+    let respond =
+        |response: &mut SendResponse<Bytes>| response.send_reset(h2::Reason::REFUSED_STREAM);
+    let (url, mut arrivals) = receiver_of_streams(identity.acceptor, respond).await;
+    let receipt = desk_believing(Some(&identity.pem), PATIENT).deliver(&url).await;
+    assert_eq!(receipt.failure, Some(Failure::ConnectionLost), "{:?}", receipt.detail);
+    assert!(arrivals.try_recv().is_ok());
+    assert!(arrivals.try_recv().is_err(), "it was sent again within the attempt");
+}
