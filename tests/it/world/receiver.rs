@@ -7,6 +7,7 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use engagement_bridge::clock::{Clock as _, SystemClock};
 use engagement_bridge::courier::SigningSecret;
@@ -37,7 +38,7 @@ pub(crate) struct Received {
 #[derive(Clone)]
 struct Desk {
     received: mpsc::Sender<Received>,
-    answers: Arc<Mutex<Vec<StatusCode>>>,
+    answers: Arc<Mutex<Vec<Response>>>,
     secret: Arc<Mutex<Option<SigningSecret>>>,
 }
 
@@ -63,9 +64,9 @@ impl Receiver {
     }
 
     /// Answers the next requests with these, and 204 behind them.
-    pub(crate) fn answer(&self, mut statuses: Vec<StatusCode>) {
-        statuses.reverse();
-        *self.desk.answers.lock().unwrap() = statuses;
+    pub(crate) fn answer<R: IntoResponse>(&self, answers: Vec<R>) {
+        let answers = answers.into_iter().rev().map(IntoResponse::into_response);
+        *self.desk.answers.lock().unwrap() = answers.collect();
     }
 
     /// The next callback, verified.
@@ -121,8 +122,8 @@ impl Received {
     }
 }
 
-async fn take(State(desk): State<Desk>, headers: HeaderMap, body: Bytes) -> StatusCode {
-    let answer = desk.answers.lock().unwrap().pop().unwrap_or(StatusCode::NO_CONTENT);
+async fn take(State(desk): State<Desk>, headers: HeaderMap, body: Bytes) -> Response {
+    let answer = desk.answers.lock().unwrap().pop();
     desk.received.send(Received { headers, body }).await.unwrap();
-    answer
+    answer.unwrap_or_else(|| StatusCode::NO_CONTENT.into_response())
 }
