@@ -8,6 +8,7 @@ use http::Request;
 use rcgen::{CertificateParams, KeyPair, date_time_ymd};
 use rustls::ServerConfig;
 use rustls::pki_types::PrivatePkcs8KeyDer;
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
@@ -76,13 +77,29 @@ async fn what_does_not_speak_tls_is_no_secure_connection() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let speaking = async move {
-        use tokio::io::AsyncWriteExt as _;
         let (mut stream, _) = listener.accept().await.unwrap();
         stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
         pending::<()>().await;
     };
     drop(TaskTracker::new().spawn(speaking));
     let receipt = desk_believing(None, PATIENT).deliver(&format!("https://{HOST}:{port}/")).await;
+    assert_eq!(receipt.failure, Some(Failure::TlsFailed), "{:?}", receipt.detail);
+}
+
+#[tokio::test]
+async fn a_secure_connection_that_is_tampered_with_is_told_from_an_answer_that_is_malformed() {
+    let identity = identity(HOST, 4_000, "http/1.1");
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let tampering = async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut stream = identity.acceptor.accept(stream).await.unwrap();
+        stream.get_mut().0.write_all(b"in the clear").await.unwrap();
+        pending::<()>().await;
+    };
+    drop(TaskTracker::new().spawn(tampering));
+    let desk = desk_believing(Some(&identity.pem), PATIENT);
+    let receipt = desk.deliver(&format!("https://{HOST}:{port}/")).await;
     assert_eq!(receipt.failure, Some(Failure::TlsFailed), "{:?}", receipt.detail);
 }
 
