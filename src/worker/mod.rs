@@ -97,9 +97,8 @@ impl Worker {
         committing.spawn(Arc::clone(&self).commit_all(queue));
         committing.close();
 
-        stop.run_until_cancelled(self.claim_on(&steps, commits.clone())).await;
+        self.claim_until(&stop, &steps, commits).await;
 
-        drop(commits);
         steps.close();
         let in_progress = steps.len();
         if in_progress > 0 {
@@ -117,17 +116,24 @@ impl Worker {
         }
     }
 
-    /// Claims and starts steps, for ever.
-    async fn claim_on(self: &Arc<Self>, steps: &TaskTracker, commits: mpsc::Sender<Commit>) {
+    /// Claims and starts steps.
+    ///
+    /// A claim is never broken off: what it has handed out would be nobody's until its lease ends.
+    async fn claim_until(
+        self: &Arc<Self>,
+        stop: &CancellationToken,
+        steps: &TaskTracker,
+        commits: mpsc::Sender<Commit>,
+    ) {
         let hands = Arc::new(Semaphore::new(self.settings.hands.max(1)));
-        loop {
+        while !stop.is_cancelled() {
             // Taken before looking, so that nobody's nudge falls between looking and sleeping.
             let mut nudged = std::pin::pin!(self.nudge.nudged());
             nudged.as_mut().enable();
             // Others only ever give hands back, so this errs towards claiming too little.
             let free = hands.available_permits();
             if free == 0 {
-                drop(hands.acquire().await);
+                drop(stop.run_until_cancelled(hands.acquire()).await);
                 continue;
             }
             match self.claim(free).await {
@@ -136,6 +142,7 @@ impl Worker {
                     // In this order, not a random one, so that a simulation can be replayed.
                     tokio::select! {
                         biased;
+                        () = stop.cancelled() => {}
                         () = nudged => {}
                         () = sleep => {}
                     }
@@ -151,7 +158,7 @@ impl Worker {
                         error = &error as &(dyn std::error::Error + 'static),
                         "could not claim what is due"
                     );
-                    tokio::time::sleep(AFTER_FAILURE).await;
+                    stop.run_until_cancelled(tokio::time::sleep(AFTER_FAILURE)).await;
                 }
             }
         }

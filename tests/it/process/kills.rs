@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, Method, StatusCode};
 use axum::routing::post;
 use engagement_bridge::clock::{Clock as _, SystemClock};
 use engagement_bridge::sandbox::{
@@ -19,7 +19,7 @@ use engagement_bridge::sandbox::{
 };
 use proptest::prelude::RngExt as _;
 use proptest::test_runner::{RngAlgorithm, TestRng};
-use secrecy::SecretString;
+use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -27,8 +27,11 @@ use tokio::task::JoinSet;
 use super::Home;
 use crate::world::{Client, sandbox};
 
-/// The lease of a step that was in somebody's hands, and some more.
-const UNTIL_ALL_IS_TOLD: Duration = Duration::from_secs(150);
+/// The lease of a step that was in the hands of a process that was killed, and some more.
+const AFTER_KILLS: Duration = Duration::from_secs(150);
+
+/// A process that stops leaves no step to its lease.
+const AFTER_STOPS: Duration = Duration::from_mins(1);
 
 /// How long after a callback was taken a kill may still have come before that was written down.
 const TO_COMMIT: i64 = 1_000;
@@ -86,6 +89,7 @@ fn now_ms() -> i64 {
     SystemClock.now().as_millisecond()
 }
 
+#[expect(clippy::disallowed_methods, reason = "a test is set by whoever runs it")]
 fn setting(name: &str, usually: u64) -> u64 {
     std::env::var(name).map_or(usually, |text| text.parse().unwrap())
 }
@@ -110,7 +114,9 @@ impl App {
     /// The ids that were accepted.
     async fn run(self) -> Vec<String> {
         let mut accepted = Vec::new();
+        let mut pace = tokio::time::interval(Duration::from_millis(40));
         for number in 0.. {
+            pace.tick().await;
             if self.stop.load(Ordering::SeqCst) {
                 break;
             }
@@ -129,7 +135,7 @@ impl App {
                 "operation": operation,
                 "callbackUrl": self.callback_url,
                 "clientState": number.to_string(),
-                "accessToken": secrecy::ExposeSecret::expose_secret(&token),
+                "accessToken": token.expose_secret(),
                 "expiresIn": 3_600,
             });
             accepted.push(self.register(&registration, &number.to_string()).await);
@@ -138,11 +144,14 @@ impl App {
     }
 
     async fn register(&self, registration: &Value, key: &str) -> String {
-        let mut pace = tokio::time::interval(Duration::from_millis(40));
+        let mut pace = tokio::time::interval(Duration::from_millis(20));
         loop {
             pace.tick().await;
             let bridge = self.bridge.lock().unwrap().clone();
-            let Some(answer) = bridge.try_register(registration, key).await else { continue };
+            let body = Some(registration.to_string().into_bytes());
+            let headers = [("idempotency-key", key)];
+            let sent = bridge.try_send(Method::POST, "/v1/operations", body, &headers).await;
+            let Ok(answer) = sent else { continue };
             if answer.status == StatusCode::ACCEPTED {
                 return answer.body["id"].as_str().unwrap().to_owned();
             }
@@ -191,17 +200,21 @@ async fn endure(how: End, times: u64) {
     let accepted = app.join_next().await.unwrap().unwrap();
     assert!(times < accepted.len() as u64, "only {} were registered", accepted.len());
 
-    let shop = SecretString::from(key);
-    let shop = Client::new(serve.address, shop);
+    let client = serve.client(&key);
     let mut glance = tokio::time::interval(Duration::from_millis(200));
     let all_told = async {
         for id in &accepted {
-            while shop.operation(id).await["callbacks"][0]["state"] != "delivered" {
+            while client.operation(id).await["callbacks"][0]["state"] != "delivered" {
                 glance.tick().await;
             }
         }
     };
-    tokio::time::timeout(UNTIL_ALL_IS_TOLD, all_told).await.expect("each is told in time");
+    let patience = if how == End::Kill { AFTER_KILLS } else { AFTER_STOPS };
+    if tokio::time::timeout(patience, all_told).await.is_err() {
+        let waiting = client.get("/v1/callbacks?state=pending&limit=5").await;
+        let watching = client.get("/v1/operations?state=watching&limit=5").await;
+        panic!("not all was told in time: {} {}", waiting.text, watching.text);
+    }
     assert!(serve.terminate().await.success());
     told_once(&receiver.taken(), &accepted, how, &ended_at);
     rules_kept(&sandbox);

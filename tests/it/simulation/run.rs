@@ -144,8 +144,8 @@ pub(crate) fn live(plan: &Plan, disk: &Disk) -> Result<Ending, String> {
             .start_paused(true)
             .build()
             .unwrap();
-        let store = disk.open();
-        let life = Life::begin(&outside, Arc::clone(&store));
+        let opened = disk.open();
+        let life = Life::begin(&outside, Arc::clone(&opened));
         let ended = runtime.block_on(life.live(&mut story, began, killed_at));
         // Takes every task along, wherever it is: that is what a kill does.
         drop(runtime);
@@ -155,7 +155,7 @@ pub(crate) fn live(plan: &Plan, disk: &Disk) -> Result<Ending, String> {
                 began = at + Duration::from_secs(down.into());
             }
             Ended::AtRest => {
-                let (operations, callbacks) = between.block_on(everything(&*store));
+                let (operations, callbacks) = between.block_on(everything(&*opened));
                 return Ok(Ending { outside, done: story.done, operations, callbacks });
             }
         }
@@ -201,9 +201,9 @@ impl Story {
     }
 
     fn newest(&self, operation: usize) -> Option<OperationId> {
-        self.done.iter().rev().find_map(|(of, done)| match done {
-            Done::Registered(id) if *of == operation => Some(*id),
-            _ => None,
+        self.done.iter().rev().filter(|(of, _)| *of == operation).find_map(|(_, done)| {
+            let Done::Registered(id) = done else { return None };
+            Some(*id)
         })
     }
 }
@@ -400,12 +400,11 @@ impl Life {
                     (Amendment::Callback { before, after }, Done::Resent(id))
                 }
                 Wish::Cancel | Wish::Renew => {
-                    let (event, credential, done) = match wish {
-                        Wish::Cancel => (Event::CancelRequested, None, Done::Cancelled(id)),
-                        _ => {
-                            let plan = &self.outside.plan.operations[operation];
-                            (Event::CredentialRenewed, Some(credential(plan)), Done::Nothing)
-                        }
+                    let plan = &self.outside.plan.operations[operation];
+                    let (event, credential, done) = if matches!(wish, Wish::Cancel) {
+                        (Event::CancelRequested, None, Done::Cancelled(id))
+                    } else {
+                        (Event::CredentialRenewed, Some(credential(plan)), Done::Nothing)
                     };
                     let after = match decide(&operations_policy(), &before, event, now) {
                         Decision::Become(after, _) => after,

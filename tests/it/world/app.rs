@@ -84,21 +84,6 @@ impl Client {
         answer.body["id"].as_str().unwrap().to_owned()
     }
 
-    /// Registers with an `Idempotency-Key`; nothing where no answer comes.
-    pub(crate) async fn try_register(&self, registration: &Value, key: &str) -> Option<Answer> {
-        let request = self
-            .http
-            .post(format!("{}/v1/operations", self.root))
-            .bearer_auth(self.key.expose_secret())
-            .header("idempotency-key", key)
-            .header(CONTENT_TYPE, "application/json")
-            .body(registration.to_string());
-        let response = request.send().await.ok()?;
-        let (status, headers) = (response.status(), response.headers().clone());
-        let body = serde_json::from_slice(&response.bytes().await.ok()?).ok()?;
-        Some(Answer { status, headers, body })
-    }
-
     /// Looks at an operation.
     pub(crate) async fn operation(&self, id: &str) -> Value {
         let answer = self.get(&format!("/v1/operations/{id}")).await;
@@ -135,6 +120,17 @@ impl Client {
         body: Option<Vec<u8>>,
         headers: &[(&'static str, &str)],
     ) -> Answer {
+        self.try_send(method, path, body, headers).await.unwrap()
+    }
+
+    /// The same, where the bridge may not be there.
+    pub(crate) async fn try_send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+        headers: &[(&'static str, &str)],
+    ) -> reqwest::Result<Answer> {
         let mut all = HeaderMap::new();
         let key = self.key.expose_secret();
         if !key.is_empty() {
@@ -150,10 +146,10 @@ impl Client {
         all.extend(given);
         let request = self.http.request(method, format!("{}{path}", self.root)).headers(all);
         let request = body.into_iter().fold(request, reqwest::RequestBuilder::body);
-        let response = request.send().await.unwrap();
+        let response = request.send().await?;
         let (status, headers) = (response.status(), response.headers().clone());
-        let text = response.text().await.unwrap();
+        let text = response.text().await?;
         let body = serde_json::from_str(&text).unwrap_or_default();
-        Answer { status, headers, text, body }
+        Ok(Answer { status, headers, text, body })
     }
 }
