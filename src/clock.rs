@@ -22,9 +22,8 @@ pub trait Clock: Send + Sync {
 pub struct SystemClock;
 
 impl Clock for SystemClock {
-    #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the clock")]
     fn now(&self) -> Timestamp {
-        in_millis(Timestamp::now())
+        in_millis(wall())
     }
 }
 
@@ -47,7 +46,7 @@ const ASTRAY: Duration = Duration::from_secs(1);
 impl SteadyClock {
     /// Begins at what the machine's clock says.
     pub fn start() -> Self {
-        let steady = Steady::begin(SystemClock.now());
+        let steady = Steady::begin(wall());
         Self { told: Mutex::new(Told { steady, at: Instant::now(), is_astray: false }) }
     }
 }
@@ -56,7 +55,7 @@ impl Clock for SteadyClock {
     fn now(&self) -> Timestamp {
         // Each field is set whole, so a panic elsewhere cannot leave half a time.
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        let (at, wall) = (Instant::now(), self.wall());
+        let (at, wall) = (Instant::now(), wall());
         let elapsed = at.duration_since(told.at);
         told.at = at;
         let now = told.steady.follow(elapsed, wall);
@@ -99,6 +98,11 @@ impl Steady {
         self.now = wall.clamp(ahead_by(elapsed / 2), ahead_by(elapsed + elapsed / 64));
         self.now
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is the one place that reads the clock")]
+fn wall() -> Timestamp {
+    Timestamp::now()
 }
 
 fn in_millis(at: Timestamp) -> Timestamp {

@@ -83,6 +83,11 @@ impl Bridge {
         kilobytes * 1024
     }
 
+    /// Descriptors that are open now.
+    pub(crate) fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
+    }
+
     pub(crate) async fn stop(mut self) {
         let kill = format!("kill -TERM {}", self.pid());
         Command::new("/bin/sh").args(["-c", &kill]).status().await.unwrap();

@@ -20,6 +20,7 @@ mod bridge;
 mod caller;
 mod floor;
 mod sink;
+mod soak;
 mod storage;
 mod work;
 
@@ -60,6 +61,12 @@ async fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|it| it != "--bench").collect();
     let is_wanted = |part: &str| wanted.is_empty() || wanted.iter().any(|it| part.contains(&**it));
     let mut table = Table::default();
+    // Not part of the numbers: `tests/soak` says for how long.
+    if let Ok(minutes) = std::env::var("SOAK_MINUTES") {
+        let minutes = minutes.parse().expect("SOAK_MINUTES is a number");
+        soak::measure(&mut table, minutes).await;
+        return table.print();
+    }
     for (part, measure) in PARTS {
         if is_wanted(part) {
             eprintln!("{part}");

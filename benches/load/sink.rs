@@ -5,15 +5,17 @@ use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use engagement_bridge::clock::{Clock as _, SystemClock};
 use http::{Request, Response};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use jiff::Timestamp;
 use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
 
@@ -32,6 +34,8 @@ struct Shared {
     /// When the first callback for each client state came.
     arrived: Mutex<HashMap<String, Instant>>,
     notes_arrivals: AtomicBool,
+    /// How long each callback had been owed when it came, since somebody last asked.
+    lags: Mutex<Vec<Duration>>,
 }
 
 const PATIENCE: &str = "20";
@@ -82,6 +86,10 @@ impl Sink {
         self.shared.notes_arrivals.store(true, Ordering::SeqCst);
     }
 
+    pub(crate) fn take_lags(&self) -> Vec<Duration> {
+        std::mem::take(&mut *self.shared.lags.lock().unwrap())
+    }
+
     pub(crate) fn arrivals(&self) -> HashMap<String, Instant> {
         self.shared.arrived.lock().unwrap().clone()
     }
@@ -101,6 +109,9 @@ async fn take(
         let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
         let state = body["tracking"]["clientState"].as_str().unwrap_or_default().to_owned();
         shared.arrived.lock().unwrap().entry(state).or_insert(now);
+        let owed_at: Timestamp = body["timestamp"].as_str().unwrap().parse().unwrap();
+        let lag = SystemClock.now().duration_since(owed_at);
+        shared.lags.lock().unwrap().push(Duration::try_from(lag).unwrap_or_default());
     }
     shared.taken.fetch_add(1, Ordering::SeqCst);
     Ok(Response::builder().status(204).body(Empty::new()).unwrap())

@@ -29,16 +29,16 @@ const RECEIVERS: usize = 64;
 const PATIENCE: Duration = Duration::from_mins(3);
 
 /// Everything that is needed to measure.
-struct Bench {
-    sandbox: Sandbox,
-    sink: Sink,
-    bridge: Bridge,
-    key: SecretString,
-    _directory: TempDir,
+pub(crate) struct Bench {
+    pub(crate) sandbox: Sandbox,
+    pub(crate) sink: Sink,
+    pub(crate) bridge: Bridge,
+    pub(crate) key: SecretString,
+    pub(crate) directory: TempDir,
 }
 
 impl Bench {
-    async fn set_up(flags: &[&str]) -> Self {
+    pub(crate) async fn set_up(flags: &[&str]) -> Self {
         // As much faster as the bridge is told to poll below.
         let options = Options { speed: 310.0, ..Options::default() };
         let sandbox = Sandbox::start(options, Arc::new(SystemClock)).await.unwrap();
@@ -46,11 +46,11 @@ impl Bench {
         let flags = [&["--min-poll-interval", "100ms"][..], flags].concat();
         let bridge = Bridge::start(directory.path(), sandbox.root(), &flags).await;
         let key = bridge.add_caller("bench").await;
-        Self { sandbox, sink, bridge, key, _directory: directory }
+        Self { sandbox, sink, bridge, key, directory }
     }
 
     /// Bodies of registrations, of operations that follow `script` at Graph.
-    fn registrations(&self, count: usize, script: &serde_json::Value) -> Vec<String> {
+    pub(crate) fn registrations(&self, count: usize, script: &serde_json::Value) -> Vec<String> {
         let script: Script = serde_json::from_value(script.clone()).unwrap();
         let mut token = String::new();
         let mut bodies = Vec::with_capacity(count);

@@ -273,8 +273,8 @@ impl Exchange {
             }};
         }
         match reading.answer {
-            Answer::StillRunning { .. } => note!(Level::DEBUG),
-            Answer::Finished(_) => note!(Level::INFO),
+            // That it is settled is told where it is decided.
+            Answer::StillRunning { .. } | Answer::Finished(_) => note!(Level::DEBUG),
             Answer::Rejected
             | Answer::CredentialRefused { .. }
             | Answer::Missing

@@ -10,6 +10,7 @@ use secrecy::{ExposeSecret, SecretString};
 use super::SqliteStore;
 use super::error::Context;
 use super::lives::millis;
+use super::remembered::Remembered;
 use super::row::Columns;
 use crate::courier::SigningSecret;
 use crate::graph;
@@ -69,6 +70,16 @@ pub(super) fn live_secrets(
     rows.into_iter().map(open).collect()
 }
 
+/// Whether `caller` has a connection of that name.
+pub(super) fn has_connection(
+    database: &Connection,
+    caller: &CallerName,
+    name: &str,
+) -> Result<bool, StoreError> {
+    let sql = "SELECT 1 FROM connections WHERE caller = ?1 AND name = ?2";
+    Ok(!rows(database, sql, [caller.as_str(), name], |_| Ok(()))?.is_empty())
+}
+
 /// A connection with its secret.
 pub(super) fn connection(
     database: &Connection,
@@ -92,6 +103,30 @@ pub(super) fn connection(
     Ok(Some(graph::Connection { name: name.to_owned(), tenant, client_id, client_secret }))
 }
 
+/// What each request asks for, kept in memory.
+#[derive(Debug, Default)]
+pub(super) struct KnownDirectory {
+    keys: Remembered<KeyDigest, CallerName>,
+    /// By caller and name; without a name, the default one.
+    connections: Remembered<(CallerName, Option<String>), Arc<graph::Connection>>,
+}
+
+impl SqliteStore {
+    /// Writes to the directory, and forgets what was known of it.
+    async fn change<T, F>(&self, work: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnMut(&Connection) -> Result<T, StoreError> + Send + 'static,
+    {
+        let known = Arc::clone(&self.known);
+        let forget = move || {
+            known.keys.forget();
+            known.connections.forget();
+        };
+        self.writer.run_and(work, forget).await
+    }
+}
+
 #[async_trait]
 impl Directory for SqliteStore {
     async fn add_caller(
@@ -113,7 +148,7 @@ impl Directory for SqliteStore {
             insert_secret(database, &vault, &name, 1, &secret, now)?;
             Ok(true)
         };
-        self.writer.run(add).await
+        self.change(add).await
     }
 
     async fn callers(&self, page: Page<CallerName>) -> Result<Vec<CallerName>, StoreError> {
@@ -129,15 +164,15 @@ impl Directory for SqliteStore {
     }
 
     async fn caller_by_key(&self, digest: &KeyDigest) -> Result<Option<CallerName>, StoreError> {
-        let digest = *digest;
+        let key = *digest;
         let find = move |database: &Connection| {
             let sql = "SELECT caller FROM api_keys WHERE digest = ?1";
-            let found = rows(database, sql, [digest.0.as_slice()], |row| {
+            let found = rows(database, sql, [key.0.as_slice()], |row| {
                 Ok(Columns { table: "api_keys", row }.word("caller", |text| text.parse().ok()))
             })?;
             found.into_iter().next().transpose()
         };
-        self.readers.run(find).await
+        self.known.keys.get(digest, self.readers.run(find)).await
     }
 
     async fn add_key(&self, caller: &CallerName, key: ApiKey) -> Result<bool, StoreError> {
@@ -149,7 +184,7 @@ impl Directory for SqliteStore {
             insert_key(database, &caller, &key)?;
             Ok(true)
         };
-        self.writer.run(add).await
+        self.change(add).await
     }
 
     async fn keys(&self, caller: &CallerName) -> Result<Option<Vec<ApiKey>>, StoreError> {
@@ -182,7 +217,7 @@ impl Directory for SqliteStore {
             let sql = "DELETE FROM api_keys WHERE caller = ?1 AND id = ?2";
             Ok(write(database, sql, [caller.as_str(), &id])? > 0)
         };
-        self.writer.run(revoke).await
+        self.change(revoke).await
     }
 
     async fn rotate_secret(
@@ -207,7 +242,7 @@ impl Directory for SqliteStore {
             insert_secret(database, &vault, &caller, id, &secret, now)?;
             Ok(Some(id))
         };
-        self.writer.run(rotate).await
+        self.change(rotate).await
     }
 
     async fn secrets(
@@ -240,7 +275,7 @@ impl Directory for SqliteStore {
             let sql = "DELETE FROM signing_secrets WHERE caller = ?1 AND id = ?2";
             Ok(write(database, sql, params![caller.as_str(), id])? > 0)
         };
-        self.writer.run(revoke).await
+        self.change(revoke).await
     }
 
     async fn add_connection(
@@ -277,7 +312,7 @@ impl Directory for SqliteStore {
             write(database, sql, [caller.as_str(), &added.name])?;
             Ok(Some(true))
         };
-        self.writer.run(add).await
+        self.change(add).await
     }
 
     async fn connections(
@@ -317,7 +352,8 @@ impl Directory for SqliteStore {
         caller: &CallerName,
         name: Option<&str>,
     ) -> Result<Option<Arc<graph::Connection>>, StoreError> {
-        let (caller, name, vault) = (caller.clone(), name.map(str::to_owned), self.vault.clone());
+        let key = (caller.clone(), name.map(str::to_owned));
+        let ((caller, name), vault) = (key.clone(), self.vault.clone());
         let find = move |database: &Connection| {
             let name = if let Some(name) = name {
                 Some(name)
@@ -329,7 +365,7 @@ impl Directory for SqliteStore {
             let Some(name) = name else { return Ok(None) };
             Ok(connection(database, &vault, &caller, &name)?.map(Arc::new))
         };
-        self.readers.run(find).await
+        self.known.connections.get(&key, self.readers.run(find)).await
     }
 
     async fn replace_client_secret(
@@ -348,7 +384,7 @@ impl Directory for SqliteStore {
                 WHERE caller = ?1 AND name = ?2";
             Ok(write(database, sql, params![caller.as_str(), name, sealed])? > 0)
         };
-        self.writer.run(replace).await
+        self.change(replace).await
     }
 
     async fn remove_connection(
@@ -359,8 +395,7 @@ impl Directory for SqliteStore {
         let (caller, name) = (caller.clone(), name.to_owned());
         let remove = move |database: &Connection| {
             let key = [caller.as_str(), &name];
-            let there = "SELECT 1 FROM connections WHERE caller = ?1 AND name = ?2";
-            if rows(database, there, key, |_| Ok(()))?.is_empty() {
+            if !has_connection(database, &caller, &name)? {
                 return Ok(None);
             }
             let used = "SELECT 1 FROM operations WHERE caller = ?1 AND connection = ?2 \
@@ -375,7 +410,7 @@ impl Directory for SqliteStore {
             write(database, sql, key)?;
             Ok(Some(true))
         };
-        self.writer.run(remove).await
+        self.change(remove).await
     }
 }
 

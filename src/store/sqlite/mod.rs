@@ -8,6 +8,7 @@ mod directory;
 mod error;
 mod lives;
 mod reader;
+mod remembered;
 mod row;
 mod schedule;
 mod schema;
@@ -23,8 +24,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, params};
 
+use self::directory::KnownDirectory;
 use self::error::Context;
 use self::reader::Readers;
 use self::writer::Writer;
@@ -51,6 +54,7 @@ pub struct SqliteStore {
     // Declared, and so dropped, before the lock: no second process may come while we still write.
     writer: Writer,
     readers: Readers,
+    known: Arc<KnownDirectory>,
     vault: Vault,
     policy: lane::Policy,
     lock: File,
@@ -100,11 +104,14 @@ impl SqliteStore {
              PRAGMA journal_size_limit = 67108864;",
         )?;
         connection.set_prepared_statement_cache_capacity(128);
+        // Or SQLite would plan a statement anew for the values that it is given.
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
         schema::migrate(&mut connection, version)?;
         check_key(&connection, &vault)?;
         let writer = Writer::start(connection)
             .map_err(|source| OpenError::Inaccessible { path: path.to_owned(), source })?;
-        Ok(Self { writer, readers: Readers::new(path), vault, policy, lock })
+        let (readers, known) = (Readers::new(path), Arc::default());
+        Ok(Self { writer, readers, known, vault, policy, lock })
     }
 
     /// Leaves word, for other commands on the same machine, of where this process can be asked.
@@ -204,9 +211,7 @@ impl Store for SqliteStore {
 
     async fn commit(&self, commits: Arc<Vec<Commit>>) -> Result<Vec<Committed>, StoreError> {
         let policy = self.policy.clone();
-        let commit = move |database: &Connection| {
-            commits.iter().map(|it| steps::commit(database, &policy, it)).collect()
-        };
+        let commit = move |database: &Connection| steps::commit(database, &policy, &commits);
         self.writer.run(commit).await
     }
 

@@ -29,8 +29,8 @@ pub(super) fn plan(
 ) -> Result<(), StoreError> {
     let doing = "planning a step";
     let Some(lapse_at) = agenda.lapse_at else { return unplan(connection, step) };
-    let sql = "INSERT OR REPLACE INTO steps (step, lane, due_at, lapse_at, token) \
-        VALUES (?1, ?2, ?3, ?4, NULL)";
+    let sql = "INSERT INTO steps (step, lane, due_at, lapse_at) VALUES (?1, ?2, ?3, ?4) \
+        ON CONFLICT (step) DO UPDATE SET lane = ?2, due_at = ?3, lapse_at = ?4, token = NULL";
     connection
         .prepare_cached(sql)
         .and_then(|mut statement| {
@@ -176,18 +176,26 @@ fn serve(
     save(connection, number, &stored)
 }
 
-/// Tells a lane how one of its steps went.
+/// How a step of a lane went.
+#[derive(Clone, Copy)]
+pub(super) struct Settled {
+    pub(super) token: u64,
+    pub(super) report: Report,
+    pub(super) at: Timestamp,
+}
+
+/// Tells a lane how some of its steps went.
 pub(super) fn settle(
     connection: &Connection,
     policy: &lane::Policy,
     name: &LaneName,
-    token: u64,
-    report: Report,
-    at: Timestamp,
+    steps: &[Settled],
 ) -> Result<(), StoreError> {
     let number = lane(connection, policy, name)?;
     let Some(mut stored) = load(connection, number)? else { return Ok(()) };
-    stored.lane.settle(policy, token, report, at);
+    for Settled { token, report, at } in steps {
+        stored.lane.settle(policy, *token, *report, *at);
+    }
     save(connection, number, &stored)
 }
 
@@ -263,15 +271,11 @@ fn load(connection: &Connection, number: i64) -> Result<Option<StoredLane>, Stor
 
 /// Writes a lane, and when a claim need next look at it.
 fn save(connection: &Connection, number: i64, stored: &StoredLane) -> Result<(), StoreError> {
-    let doing = "updating a lane";
-    let sql = "SELECT due_at FROM steps WHERE lane = ?1 AND due_at IS NOT NULL \
-        ORDER BY due_at LIMIT 1";
-    let first_due = numbers(connection, sql, &[number])?.first().copied();
     // In the past where it has been free for long: readiness is an age, by which lanes take turns.
     let free_at = stored.lane.free_at(Timestamp::MIN).max(stored.served_at);
-    let ready_at = first_due.map(|due_at| due_at.max(free_at.as_millisecond()));
     let sql = "UPDATE lanes SET allowance = ?2, failures = ?3, paused_until = ?4, slots = ?5, \
-        served_at = ?6, ready_at = ?7 WHERE lane = ?1";
+        served_at = ?6, ready_at = (SELECT max(due_at, ?7) FROM steps \
+        WHERE lane = ?1 AND due_at IS NOT NULL ORDER BY due_at LIMIT 1) WHERE lane = ?1";
     connection
         .prepare_cached(sql)
         .and_then(|mut statement| {
@@ -282,11 +286,11 @@ fn save(connection: &Connection, number: i64, stored: &StoredLane) -> Result<(),
                 millis(stored.lane.paused_until),
                 write_slots(&stored.lane.slots),
                 stored.served_at.as_millisecond(),
-                ready_at,
+                free_at.as_millisecond(),
             ])
         })
         .map(drop)
-        .context(doing)
+        .context("updating a lane")
 }
 
 fn steps(connection: &Connection, sql: &str, params: &[i64]) -> Result<Vec<Step>, StoreError> {

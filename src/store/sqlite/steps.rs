@@ -1,5 +1,6 @@
 //! What the store's methods do inside their transaction.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,10 +9,11 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::error::Context;
 use super::row::Columns;
+use super::schedule::Settled;
 use super::{directory, lives, schedule};
 use crate::callback::CallbackId;
 use crate::graph::Credential;
-use crate::lane;
+use crate::lane::{self, LaneName};
 use crate::operation::after;
 use crate::store::{
     Amended, Amendment, Attempt, Change, Claim, Claimed, Commit, Committed, Idempotency, Message,
@@ -34,7 +36,7 @@ pub(super) fn register(
         return Ok(Registered::CredentialGone);
     };
     if let Credential::Connection(it) = &registration.credential
-        && directory::connection(database, vault, &registration.caller, &it.name)?.is_none()
+        && !directory::has_connection(database, &registration.caller, &it.name)?
     {
         return Ok(Registered::CredentialGone);
     }
@@ -149,18 +151,26 @@ fn work(
 pub(super) fn commit(
     database: &Connection,
     policy: &lane::Policy,
-    commit: &Commit,
-) -> Result<Committed, StoreError> {
-    let claim = &commit.claim;
-    let committed = if schedule::holds(database, claim.step, claim.token)? {
-        change(database, policy, claim, &commit.change)?;
-        Committed::Saved
-    } else {
-        Committed::LeaseLost
-    };
-    // After the change, so that the lane's readiness takes in what is planned on it now.
-    if let Some(lane) = &claim.lane {
-        schedule::settle(database, policy, lane, claim.token, commit.report, commit.at)?;
+    commits: &[Commit],
+) -> Result<Vec<Committed>, StoreError> {
+    let mut settled: BTreeMap<&LaneName, Vec<Settled>> = BTreeMap::new();
+    let mut committed = Vec::with_capacity(commits.len());
+    for Commit { claim, change, report, at } in commits {
+        committed.push(if schedule::holds(database, claim.step, claim.token)? {
+            self::change(database, policy, claim, change)?;
+            Committed::Saved
+        } else {
+            Committed::LeaseLost
+        });
+        if let Some(lane) = &claim.lane {
+            let step = Settled { token: claim.token, report: *report, at: *at };
+            settled.entry(lane).or_default().push(step);
+        }
+    }
+    // After the changes, so that a lane's readiness takes in what is planned on it now; and once
+    // for each lane, however many of its steps there are.
+    for (lane, steps) in settled {
+        schedule::settle(database, policy, lane, &steps)?;
     }
     Ok(committed)
 }
@@ -208,7 +218,7 @@ pub(super) fn amend(
                 return Ok(Amended::Overtaken);
             };
             if let Some(Credential::Connection(it)) = credential
-                && directory::connection(database, vault, &tracked.caller, &it.name)?.is_none()
+                && !directory::has_connection(database, &tracked.caller, &it.name)?
             {
                 return Ok(Amended::CredentialGone);
             }

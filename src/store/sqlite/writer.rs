@@ -3,13 +3,14 @@
 //! A commit costs one fsync however much is in it, so under load everyone shares the wait instead
 //! of queueing for it; and a single writer never meets a lock of our own.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, Error, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
 
-use super::error::{Context, Failed};
+use super::error::Failed;
 use crate::store::StoreError;
 
 /// How many jobs may wait. Beyond that, callers are told that too much is waiting.
@@ -21,14 +22,9 @@ const LARGEST_GROUP: usize = 1_024;
 /// How long a job may wait for a place in the queue.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What a job leaves to be said once it is known whether the transaction holds.
-type Answer = Box<dyn FnOnce(Result<(), &Failed>) + Send>;
-/// Works inside a transaction, or is told that there is none to work in.
-type Job = Box<dyn FnOnce(Result<&Connection, &Failed>) -> Answer + Send>;
-
 #[derive(Debug)]
 pub(super) struct Writer {
-    jobs: Option<mpsc::Sender<Job>>,
+    jobs: Option<mpsc::Sender<Box<dyn Job>>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -43,13 +39,29 @@ impl Writer {
 
     /// Runs `work` inside the next transaction, and answers once that is on disk.
     ///
-    /// If `work` fails, what it wrote is undone, and nothing else of the transaction.
+    /// If `work` fails, what it wrote is undone, and nothing of what others wrote. It may be run
+    /// twice, of which the first time counts for nothing.
     pub(super) async fn run<T, F>(&self, work: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
-        F: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+        F: FnMut(&Connection) -> Result<T, StoreError> + Send + 'static,
     {
-        let (job, answered) = job(work);
+        self.run_and(work, || {}).await
+    }
+
+    /// The same, with something to be done before anybody learns of the end, however it ends and
+    /// whether or not whoever asked is still there.
+    pub(super) async fn run_and<T, F>(
+        &self,
+        work: F,
+        then: impl FnOnce() + Send + 'static,
+    ) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnMut(&Connection) -> Result<T, StoreError> + Send + 'static,
+    {
+        let (answer, answered) = oneshot::channel();
+        let job: Box<dyn Job> = Box::new(Asked { work, result: None, then, answer });
         let jobs = self.jobs.as_ref().ok_or(StoreError::Closed)?;
         jobs.send_timeout(job, PATIENCE).await.map_err(|refused| match refused {
             mpsc::error::SendTimeoutError::Timeout(_) => StoreError::Overloaded,
@@ -70,40 +82,53 @@ impl Drop for Writer {
     }
 }
 
-/// A job that does `work`, and where its result comes out.
-fn job<T, F>(work: F) -> (Job, oneshot::Receiver<Result<T, StoreError>>)
+/// What somebody wants to be done inside a transaction.
+trait Job: Send {
+    /// Does it; whether what it wrote may stand.
+    fn work(&mut self, transaction: &Connection) -> bool;
+
+    /// Says what came of it, now that it is known whether the transaction holds.
+    fn answer(self: Box<Self>, committed: Result<(), &Failed>);
+}
+
+struct Asked<T, F, D> {
+    work: F,
+    /// Of the last time that it was run.
+    result: Option<Result<T, StoreError>>,
+    then: D,
+    answer: oneshot::Sender<Result<T, StoreError>>,
+}
+
+impl<T, F, D> Job for Asked<T, F, D>
 where
-    T: Send + 'static,
-    F: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    T: Send,
+    F: FnMut(&Connection) -> Result<T, StoreError> + Send,
+    D: FnOnce() + Send,
 {
-    let (answer, answered) = oneshot::channel();
-    let job: Job = Box::new(move |transaction| {
-        let result = match transaction {
-            Ok(connection) => in_savepoint(connection, work),
+    fn work(&mut self, transaction: &Connection) -> bool {
+        // A fault in one job must not take the writer from all others.
+        let worked = catch_unwind(AssertUnwindSafe(|| (self.work)(transaction)));
+        let result = worked.unwrap_or_else(|_| {
+            Err(StoreError::Unavailable(anyhow::anyhow!("a job of the writer panicked")))
+        });
+        let may_stand = result.is_ok();
+        self.result = Some(result);
+        may_stand
+    }
+
+    fn answer(self: Box<Self>, committed: Result<(), &Failed>) {
+        let result = match committed {
             Err(failed) => Err(failed.to_error()),
+            // Whoever is told that it is committed has worked.
+            Ok(()) => self.result.unwrap_or(Err(StoreError::Closed)),
         };
-        Box::new(move |committed| {
-            let result = committed.map_err(Failed::to_error).and(result);
-            // Whoever asked may have gone away; what was written stands all the same.
-            drop(answer.send(result));
-        })
-    });
-    (job, answered)
+        (self.then)();
+        // Whoever asked may have gone away; what was written stands all the same.
+        drop(self.answer.send(result));
+    }
 }
 
-fn in_savepoint<T>(
-    connection: &Connection,
-    work: impl FnOnce(&Connection) -> Result<T, StoreError>,
-) -> Result<T, StoreError> {
-    let execute = |sql: &str| connection.prepare_cached(sql)?.execute([]).map(drop);
-    execute("SAVEPOINT job").context("beginning a job")?;
-    let result = work(connection);
-    let undone = if result.is_err() { execute("ROLLBACK TO job") } else { Ok(()) };
-    undone.and_then(|()| execute("RELEASE job")).context("ending a job")?;
-    result
-}
-
-fn run(mut connection: Connection, mut queue: mpsc::Receiver<Job>) {
+fn run(mut connection: Connection, mut queue: mpsc::Receiver<Box<dyn Job>>) {
     let mut group = Vec::with_capacity(LARGEST_GROUP);
     while let Some(first) = queue.blocking_recv() {
         group.push(first);
@@ -112,7 +137,7 @@ fn run(mut connection: Connection, mut queue: mpsc::Receiver<Job>) {
         {
             group.push(next);
         }
-        write(&mut connection, group.drain(..));
+        write(&mut connection, std::mem::take(&mut group));
     }
     // Folds the log into the database, so that one file is all there is to copy.
     if let Err(error) = connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)") {
@@ -121,45 +146,69 @@ fn run(mut connection: Connection, mut queue: mpsc::Receiver<Job>) {
 }
 
 /// Runs a group as one transaction, then answers everyone in it.
-fn write(connection: &mut Connection, mut group: impl Iterator<Item = Job>) {
-    let mut answers: Vec<Answer> = Vec::new();
-    let committed = (|| {
-        let transaction =
-            connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-        for job in group.by_ref() {
-            answers.push(job(Ok(&transaction)));
-            // Where the disk fails it, SQLite may take the whole transaction back by itself. Whoever
-            // came next would then write outside of any, and be told that nothing was written.
-            if transaction.is_autocommit() {
-                break;
+///
+/// Hardly ever does a job fail, so nobody pays for undoing it alone (a savepoint copies each page
+/// that is written): where one does, all is taken back, and each is run again by itself.
+fn write(connection: &mut Connection, mut group: Vec<Box<dyn Job>>) {
+    let committed = match commit(connection, &mut group) {
+        Ok(Together::NotAll) if group.len() > 1 => {
+            for job in group {
+                write(connection, vec![job]);
             }
+            return;
         }
-        transaction.commit()
-    })();
-    let failed = committed.err().map(|error| Failed::of(&error));
-    if let Some(failed) = &failed {
-        // Those left in the group found no transaction to work in.
-        answers.extend(group.map(|job| job(Err(failed))));
-        tracing::error!(error = %failed, jobs = answers.len(), "could not write to the database");
+        Ok(Together::All | Together::NotAll) => Ok(()),
+        Err(error) => Err(Failed::of(&error)),
+    };
+    if let Err(failed) = &committed {
+        tracing::error!(error = %failed, jobs = group.len(), "could not write to the database");
     }
-    for answer in answers {
-        answer(failed.as_ref().map_or(Ok(()), Err));
+    for job in group {
+        job.answer(committed.as_ref().copied());
     }
+}
+
+enum Together {
+    /// All jobs have worked, and all of it is on disk.
+    All,
+    /// One has failed, and none has left a trace.
+    NotAll,
+}
+
+fn commit(connection: &mut Connection, group: &mut [Box<dyn Job>]) -> Result<Together, Error> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let is_shared = group.len() > 1;
+    for job in group {
+        let may_stand = job.work(&transaction);
+        // Where the disk fails it, SQLite may take the whole transaction back by itself. Whoever
+        // came next would then write outside of any. Who is alone learns of it by the commit.
+        if !may_stand || is_shared && transaction.is_autocommit() {
+            return Ok(Together::NotAll);
+        }
+    }
+    transaction.commit()?;
+    Ok(Together::All)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::sqlite::error::Context as _;
 
-    /// Runs these statements as one group; whether each was told that it was written, and what was.
-    fn written(statements: [&'static str; 3]) -> ([bool; 3], Vec<String>) {
+    /// Runs these jobs as one group; whether each was told that it was written, and what was.
+    fn written(jobs: [fn(&Connection) -> rusqlite::Result<usize>; 3]) -> ([bool; 3], Vec<String>) {
         let mut connection = Connection::open_in_memory().unwrap();
         connection.execute_batch("CREATE TABLE words (word TEXT UNIQUE)").unwrap();
-        let (jobs, answers): (Vec<Job>, Vec<_>) = statements
-            .map(|sql| job(move |it| it.execute(sql, []).map(drop).context("testing")))
+        let (group, answers): (Vec<Box<dyn Job>>, Vec<_>) = jobs
+            .map(|work| {
+                let (answer, answered) = oneshot::channel();
+                let work = move |it: &Connection| work(it).context("testing");
+                let job = Asked { work, result: None, then: || {}, answer };
+                (Box::new(job) as Box<dyn Job>, answered)
+            })
             .into_iter()
             .unzip();
-        write(&mut connection, jobs.into_iter());
+        write(&mut connection, group);
         let mut told = answers.into_iter().map(|mut answer| answer.try_recv().unwrap().is_ok());
         let words = connection
             .prepare("SELECT word FROM words ORDER BY word")
@@ -171,19 +220,41 @@ mod tests {
         (std::array::from_fn(|_| told.next().unwrap()), words)
     }
 
-    const ONE: &str = "INSERT INTO words VALUES ('one')";
-    const TWO: &str = "INSERT INTO words VALUES ('two')";
+    fn one(database: &Connection) -> rusqlite::Result<usize> {
+        database.execute("INSERT INTO words VALUES ('one')", [])
+    }
+
+    fn two(database: &Connection) -> rusqlite::Result<usize> {
+        database.execute("INSERT INTO words VALUES ('two')", [])
+    }
 
     #[test]
     fn a_job_that_fails_takes_back_what_it_wrote_and_nothing_else() {
-        let twice = "INSERT INTO words VALUES ('three'), ('one')";
-        assert_eq!(written([ONE, twice, TWO]), ([true, false, true], words(["one", "two"])));
+        let twice = |it: &Connection| it.execute("INSERT INTO words VALUES ('three'), ('one')", []);
+        assert_eq!(written([one, twice, two]), ([true, false, true], words(["one", "two"])));
+    }
+
+    #[test]
+    fn a_job_that_panics_takes_the_writer_from_nobody() {
+        let panics = |it: &Connection| {
+            it.execute("INSERT INTO words VALUES ('three')", [])?;
+            panic!("a fault of the program")
+        };
+        assert_eq!(written([one, panics, two]), ([true, false, true], words(["one", "two"])));
     }
 
     #[test]
     fn when_the_whole_transaction_is_lost_nobody_is_told_otherwise() {
-        let lost = "INSERT OR ROLLBACK INTO words VALUES ('one')";
-        assert_eq!(written([ONE, lost, TWO]), ([false, false, false], words([])));
+        let loses =
+            |it: &Connection| it.execute("INSERT OR ROLLBACK INTO words VALUES ('one')", []);
+        assert_eq!(written([one, loses, two]), ([true, false, true], words(["one", "two"])));
+        let ends = |it: &Connection| it.execute("ROLLBACK", []);
+        assert_eq!(written([one, ends, two]), ([true, false, true], words(["one", "two"])));
+        let late = |it: &Connection| {
+            one(it)?;
+            it.execute("ROLLBACK", [])
+        };
+        assert_eq!(written([late, two, two]), ([false, true, false], words(["two"])));
     }
 
     fn words<const N: usize>(words: [&str; N]) -> Vec<String> {
