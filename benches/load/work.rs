@@ -51,12 +51,22 @@ impl Bench {
 
     /// Bodies of registrations, of operations that follow `script` at Graph.
     pub(crate) fn registrations(&self, count: usize, script: &serde_json::Value) -> Vec<String> {
+        self.registrations_of(PER_IDENTITY, count, script)
+    }
+
+    /// The same, with so many operations of one identity.
+    fn registrations_of(
+        &self,
+        per_identity: usize,
+        count: usize,
+        script: &serde_json::Value,
+    ) -> Vec<String> {
         let script: Script = serde_json::from_value(script.clone()).unwrap();
         let mut token = String::new();
         let mut bodies = Vec::with_capacity(count);
         for number in 0..count {
-            if number % PER_IDENTITY == 0 {
-                let identity = format!("user-{}", number / PER_IDENTITY);
+            if number % per_identity == 0 {
+                let identity = format!("user-{}", number / per_identity);
                 let life = Duration::from_hours(2);
                 let handed_out = self.sandbox.hand_out_token(&identity, life).unwrap();
                 handed_out.expose_secret().clone_into(&mut token);
@@ -222,8 +232,10 @@ async fn news(load: Option<usize>) -> Vec<Duration> {
     match load {
         None => registering.await,
         Some(connections) => {
-            // Operations whose end is far away, more than can be registered meanwhile.
-            let endless = bench.registrations(400_000, &json!([{ "status": "running" }]));
+            // More than can be registered meanwhile. They are one identity's, whose budget lets few
+            // of them be polled, so that it is registrations that make the load.
+            let running = json!([{ "status": "running" }]);
+            let endless = bench.registrations_of(usize::MAX, 400_000, &running);
             tokio::select! {
                 () = registering => {}
                 _ = bench.register(endless, connections) => panic!("the load ended early"),

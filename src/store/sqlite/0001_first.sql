@@ -68,7 +68,7 @@ CREATE TABLE steps (
     -- Of the newest claim, while it is not spent.
     token INTEGER
 ) WITHOUT ROWID;
-CREATE INDEX steps_by_lane ON steps (lane, due_at) WHERE due_at IS NOT NULL;
+CREATE INDEX steps_by_lane ON steps (lane, due_at);
 CREATE INDEX steps_by_lapse ON steps (lapse_at);
 
 CREATE TABLE operations (

@@ -307,9 +307,12 @@ impl Store for SqliteStore {
         now: Timestamp,
         limit: u32,
     ) -> Result<u32, StoreError> {
+        let find = move |database: &Connection| schedule::unused_lanes(database, limit);
+        let unused = self.readers.run(find).await?;
         let forget = move |database: &Connection| {
-            steps::forget(database, before, keys_before, limit)
-                .and_then(|forgotten| schedule::forget_lanes(database, now).map(|()| forgotten))
+            let forgotten = steps::forget(database, before, keys_before, limit)?;
+            schedule::forget_lanes(database, &unused, now)?;
+            Ok(forgotten)
         };
         self.writer.run(forget).await
     }

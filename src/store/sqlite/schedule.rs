@@ -199,38 +199,48 @@ pub(super) fn settle(
     save(connection, number, &stored)
 }
 
-/// Lets Graph lanes admit nothing before `until`.
+/// Lets Graph lanes admit nothing before `until`: [`Lane::rest`] for all at once, since there may be
+/// a hundred thousand.
 pub(super) fn rest_graph_lanes(
     connection: &Connection,
     until: Timestamp,
 ) -> Result<(), StoreError> {
-    let of_graph = "SELECT lane FROM lanes WHERE name GLOB 'graph:*'";
-    for number in numbers(connection, of_graph, &[])? {
-        let Some(mut stored) = load(connection, number)? else { continue };
-        stored.lane.rest(until);
-        save(connection, number, &stored)?;
-    }
-    Ok(())
+    let sql = "UPDATE lanes SET paused_until = max(coalesce(paused_until, ?1), ?1), \
+        ready_at = max(ready_at, ?1) WHERE name GLOB 'graph:*'";
+    let rested = connection
+        .prepare_cached(sql)
+        .and_then(|mut statement| statement.execute([until.as_millisecond()]));
+    rested.map(drop).context("letting lanes rest")
 }
 
-/// Forgets lanes on which nothing waits and nothing counts.
-pub(super) fn forget_lanes(connection: &Connection, now: Timestamp) -> Result<(), StoreError> {
-    let sql = "SELECT lane FROM lanes WHERE lane > ?1 \
-        AND NOT EXISTS (SELECT 1 FROM steps WHERE steps.lane = lanes.lane) ORDER BY lane LIMIT 1000";
-    let mut last = -1;
-    loop {
-        let unused = numbers(connection, sql, &[last])?;
-        let Some(newest) = unused.last() else { return Ok(()) };
-        last = *newest;
-        for number in unused {
-            if load(connection, number)?.is_some_and(|it| it.lane.is_forgettable(now)) {
-                connection
-                    .prepare_cached("DELETE FROM lanes WHERE lane = ?1")
-                    .and_then(|mut statement| statement.execute([number]))
-                    .context("forgetting a lane")?;
-            }
+/// Up to `limit` lanes on which nothing waits, those that were not served for longest first.
+///
+/// It looks at every lane, so it is for a reader, which keeps nobody waiting.
+pub(super) fn unused_lanes(connection: &Connection, limit: u32) -> Result<Vec<i64>, StoreError> {
+    let sql = "SELECT lane FROM lanes \
+        WHERE NOT EXISTS (SELECT 1 FROM steps WHERE steps.lane = lanes.lane) \
+        ORDER BY served_at LIMIT ?1";
+    numbers(connection, sql, &[limit.into()])
+}
+
+/// Forgets those of `lanes` on which still nothing waits, and on which nothing counts any more.
+pub(super) fn forget_lanes(
+    connection: &Connection,
+    lanes: &[i64],
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    for number in lanes {
+        if !load(connection, *number)?.is_some_and(|it| it.lane.is_forgettable(now)) {
+            continue;
         }
+        let sql = "DELETE FROM lanes WHERE lane = ?1 \
+            AND NOT EXISTS (SELECT 1 FROM steps WHERE steps.lane = lanes.lane)";
+        connection
+            .prepare_cached(sql)
+            .and_then(|mut statement| statement.execute([number]))
+            .context("forgetting a lane")?;
     }
+    Ok(())
 }
 
 /// When a claim may next find something.
