@@ -12,6 +12,9 @@
 //! where an answer, a commit or the process was lost; a poll repeated an interval later for the
 //! same reasons; waiting for as long as a pause, a lease or a stall lasts.
 //!
+//! That it can fail is shown by `tests/plant`: a list of faults, each planted in the product and seen
+//! caught, by this or by the check that is named beside it.
+//!
 //! `tests/simulate --plans 100000 --seed 7` lives through as many as you like. A plan that fails is
 //! made smaller and printed, with its story, and `--only` lives through it again.
 
