@@ -262,6 +262,7 @@ impl From<StoreError> for Problem {
             StoreError::Inconsistent { .. } => Self::new(Kind::Internal),
             StoreError::Full(_)
             | StoreError::ReadOnly(_)
+            | StoreError::Damaged(_)
             | StoreError::Locked(_)
             | StoreError::Unavailable(_)
             | StoreError::Overloaded

@@ -229,6 +229,8 @@ pub enum StoreError {
     Full(#[source] anyhow::Error),
     #[error("the database cannot be written to: check its permissions and mount options")]
     ReadOnly(#[source] anyhow::Error),
+    #[error("the database is damaged: stop the bridge, keep what is left, and restore a backup")]
+    Damaged(#[source] anyhow::Error),
     #[error("the database is locked by another program that writes to it")]
     Locked(#[source] anyhow::Error),
     #[error("the database did not answer")]

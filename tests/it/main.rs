@@ -11,6 +11,7 @@ mod answers;
 mod api;
 mod architecture;
 mod contract;
+mod damage;
 mod delivery;
 mod lanes;
 mod outside;

@@ -53,6 +53,7 @@ fn of_code(code: Option<ErrorCode>, error: anyhow::Error) -> StoreError {
     match code {
         Some(ErrorCode::DiskFull) => StoreError::Full(error),
         Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => StoreError::ReadOnly(error),
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => StoreError::Damaged(error),
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => StoreError::Locked(error),
         _ => StoreError::Unavailable(error),
     }

@@ -7,16 +7,16 @@
 mod directory;
 mod error;
 mod lives;
+mod lock;
 mod reader;
 mod remembered;
 mod row;
 mod schedule;
 mod schema;
+mod sound;
 mod steps;
 mod writer;
 
-use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Read as _, Seek as _, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,10 +25,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, ErrorCode, params};
 
 use self::directory::KnownDirectory;
 use self::error::Context;
+use self::lock::Lock;
 use self::reader::Readers;
 use self::writer::Writer;
 use super::{
@@ -40,24 +41,23 @@ use crate::lane;
 use crate::operation::OperationId;
 use crate::vault::{Vault, VaultError};
 
+pub use self::lock::holder;
+
 /// What the vault seals once, to tell at every later start whether the key is the same.
 const CHECK: &[u8] = b"this master key opens this database";
 const CHECK_PLACE: &str = "installation/check";
 
-/// Two seconds in all.
-const LOCK_TRIES: u32 = 40;
-const BETWEEN_LOCK_TRIES: Duration = Duration::from_millis(50);
-
 /// An open database.
 #[derive(Debug)]
 pub struct SqliteStore {
-    // Declared, and so dropped, before the lock: no second process may come while we still write.
+    // Declared, and so dropped, before the lock: no second process may come while we still write,
+    // and it is the lock that says how we left the database.
     writer: Writer,
     readers: Readers,
     known: Arc<KnownDirectory>,
     vault: Vault,
     policy: lane::Policy,
-    lock: File,
+    lock: Lock,
 }
 
 /// Why a database could not be opened, and what to do about it.
@@ -76,12 +76,29 @@ pub enum OpenError {
          use the newer program that wrote it, or restore a backup from before"
     )]
     NewerVersion { found: usize, ours: usize },
-    #[error("the file is a database of some other program: choose another path")]
+    #[error(
+        "the file is a database of some other program: choose another path, \
+         or restore a backup if it was ours"
+    )]
     NotOurs,
+    #[error("{path} cannot be written to: check its permissions and mount options")]
+    ReadOnly { path: PathBuf },
+    #[error("{path} is not a file: name one, and the database is made there")]
+    NotAFile { path: PathBuf },
+    #[error(
+        "{path} is empty, and was not before: restore a backup, \
+         or remove {path}, {path}-wal and {path}.lock to begin anew"
+    )]
+    Emptied { path: PathBuf },
+    #[error(
+        "the database is damaged ({found}) and was left as it is: restore a backup, \
+         or choose another path if the file is none of ours"
+    )]
+    Damaged { found: String },
     #[error("the master key does not open this database: give the one it was made with")]
     WrongKey(#[source] VaultError),
-    #[error("the database cannot be read or written")]
-    Database(#[from] rusqlite::Error),
+    #[error("the database cannot be read or written: restore a backup if that does not pass")]
+    Database(#[source] rusqlite::Error),
     #[error("the vault cannot seal")]
     Vault(#[source] VaultError),
 }
@@ -91,82 +108,76 @@ impl SqliteStore {
     ///
     /// Blocks while it works.
     pub fn open(path: &Path, vault: Vault, policy: lane::Policy) -> Result<Self, OpenError> {
-        let lock = lock(path)?;
-        let mut connection = Connection::open(path)?;
-        let version = schema::check_version(&connection)?;
-        connection.execute_batch(
-            "PRAGMA busy_timeout = 5000;
-             PRAGMA auto_vacuum = INCREMENTAL;
-             PRAGMA journal_mode = WAL;
-             PRAGMA synchronous = FULL;
-             PRAGMA foreign_keys = ON;
-             PRAGMA temp_store = MEMORY;
-             PRAGMA journal_size_limit = 67108864;",
-        )?;
-        connection.set_prepared_statement_cache_capacity(128);
-        // Or SQLite would plan a statement anew for the values that it is given.
-        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
-        schema::migrate(&mut connection, version)?;
+        if std::fs::metadata(path).is_ok_and(|there| !there.is_file()) {
+            return Err(OpenError::NotAFile { path: path.to_owned() });
+        }
+        let is_there = path.exists();
+        let mut lock = Lock::take(path)?;
+        if lock.is_log_alone() {
+            return Err(OpenError::Emptied { path: path.to_owned() });
+        }
+        let connection = connect(path, &lock, is_there)?;
         check_key(&connection, &vault)?;
-        let writer = Writer::start(connection)
-            .map_err(|source| OpenError::Inaccessible { path: path.to_owned(), source })?;
-        let (readers, known) = (Readers::new(path), Arc::default());
+        let inaccessible = |source| OpenError::Inaccessible { path: path.to_owned(), source };
+        let damage = lock.opened().map_err(inaccessible)?;
+        let writer = Writer::start(connection, damage.clone()).map_err(inaccessible)?;
+        let (readers, known) = (Readers::new(path, damage), Arc::default());
         Ok(Self { writer, readers, known, vault, policy, lock })
     }
 
     /// Leaves word, for other commands on the same machine, of where this process can be asked.
     pub fn announce(&self, address: SocketAddr) -> std::io::Result<()> {
-        let mut file = &self.lock;
-        file.set_len(0)?;
-        file.seek(std::io::SeekFrom::Start(0))?;
-        writeln!(file, "{address}")
+        self.lock.announce(address)
     }
 }
 
-/// Where the process that has the database at `path` open can be asked, if one has, and has left
-/// word. It may be gone a moment later.
-pub fn holder(path: &Path) -> Option<SocketAddr> {
-    let mut file = File::open(lock_path(path)).ok()?;
-    match file.try_lock_shared() {
-        Err(TryLockError::WouldBlock) => {}
-        Ok(()) | Err(TryLockError::Error(_)) => return None,
-    }
-    let mut address = String::new();
-    file.read_to_string(&mut address).ok()?;
-    address.trim().parse().ok()
-}
-
-/// The file whose lock says that a process has the database at `path` open.
-fn lock_path(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".lock");
-    PathBuf::from(name)
-}
-
-/// Waits a little where another process has it: a command that looks something up has it for
-/// moments, and one that is being replaced may still be finishing.
-fn lock(path: &Path) -> Result<File, OpenError> {
-    let lock_path = lock_path(path);
-    let inaccessible = |source| OpenError::Inaccessible { path: lock_path.clone(), source };
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .read(true)
-        .write(true)
-        .open(&lock_path)
-        .map_err(inaccessible)?;
-    for _ in 0..LOCK_TRIES {
-        match file.try_lock() {
-            Ok(()) => {
-                // Whatever the one before us left is not true of us.
-                file.set_len(0).map_err(inaccessible)?;
-                return Ok(file);
+impl From<rusqlite::Error> for OpenError {
+    fn from(error: rusqlite::Error) -> Self {
+        match error.sqlite_error_code() {
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+                Self::Damaged { found: error.to_string() }
             }
-            Err(TryLockError::WouldBlock) => std::thread::sleep(BETWEEN_LOCK_TRIES),
-            Err(TryLockError::Error(source)) => return Err(inaccessible(source)),
+            _ => Self::Database(error),
         }
     }
-    Err(OpenError::InUse { path: path.to_owned() })
+}
+
+/// A connection to a database that is ours, sound, and up to date.
+fn connect(path: &Path, lock: &Lock, is_there: bool) -> Result<Connection, OpenError> {
+    let mut connection = Connection::open(path)?;
+    // What is refused is left as it is, its log too.
+    let keep_log = DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
+    connection.set_db_config(keep_log, true)?;
+    let version = schema::check_version(&connection)?;
+    if connection.is_readonly("main")? {
+        return Err(OpenError::ReadOnly { path: path.to_owned() });
+    }
+    if version == 0 && is_there && lock.was_made_before() {
+        return Err(OpenError::Emptied { path: path.to_owned() });
+    }
+    if 0 < version && !lock.is_as_left() {
+        tracing::info!("the database was not closed by a clean stop: looking for damage");
+        if let Some(length) = lock.length_of_all() {
+            sound::check_length(&connection, length)?;
+        }
+        sound::check_pages(&connection)?;
+    }
+    connection.execute_batch(
+        "PRAGMA busy_timeout = 5000;
+         PRAGMA auto_vacuum = INCREMENTAL;
+         PRAGMA journal_mode = WAL;
+         PRAGMA synchronous = FULL;
+         PRAGMA foreign_keys = ON;
+         PRAGMA temp_store = MEMORY;
+         PRAGMA journal_size_limit = 67108864;",
+    )?;
+    connection.set_prepared_statement_cache_capacity(128);
+    // Or SQLite would plan a statement anew for the values that it is given.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    schema::migrate(&mut connection, version)?;
+    sound::check_schema(&connection)?;
+    connection.set_db_config(keep_log, false)?;
+    Ok(connection)
 }
 
 fn check_key(connection: &Connection, vault: &Vault) -> Result<(), OpenError> {

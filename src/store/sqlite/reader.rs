@@ -7,6 +7,7 @@ use rusqlite::{Connection, OpenFlags};
 use tokio::sync::Semaphore;
 
 use super::error::Context;
+use super::lock::Damage;
 use crate::store::StoreError;
 
 /// How many reads may run at a time.
@@ -15,13 +16,15 @@ const READERS: usize = 8;
 #[derive(Debug)]
 pub(super) struct Readers {
     path: PathBuf,
+    damage: Damage,
     permits: Semaphore,
     idle: Arc<Mutex<Vec<Connection>>>,
 }
 
 impl Readers {
-    pub(super) fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), permits: Semaphore::new(READERS), idle: Arc::default() }
+    pub(super) fn new(path: &Path, damage: Damage) -> Self {
+        let permits = Semaphore::new(READERS);
+        Self { path: path.to_owned(), damage, permits, idle: Arc::default() }
     }
 
     /// Runs `work` on a read-only connection, away from the threads that serve requests.
@@ -32,6 +35,7 @@ impl Readers {
     {
         let _permit = self.permits.acquire().await.map_err(|_| StoreError::Closed)?;
         let (idle, path) = (Arc::clone(&self.idle), self.path.clone());
+        let damage = self.damage.clone();
         let read = tokio::task::spawn_blocking(move || {
             let lent = idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
             let connection = match lent {
@@ -39,6 +43,7 @@ impl Readers {
                 None => open(&path)?,
             };
             let result = work(&connection);
+            damage.note(&result);
             idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
             result
         });

@@ -24,9 +24,15 @@ pub(super) fn check_version(connection: &Connection) -> Result<usize, OpenError>
         return Err(OpenError::NotOurs);
     }
     let ours = MIGRATIONS.len();
-    let found = usize::try_from(version).map_err(|_| OpenError::NotOurs)?;
+    let no_such_version =
+        |_| OpenError::Damaged { found: format!("its schema version is {version}") };
+    let found = usize::try_from(version).map_err(no_such_version)?;
     if found > ours {
         return Err(OpenError::NewerVersion { found, ours });
+    }
+    // Version and tables were written together.
+    if found == 0 && !is_new {
+        return Err(OpenError::Damaged { found: "it has lost its schema version".to_owned() });
     }
     Ok(found)
 }

@@ -11,6 +11,7 @@ use rusqlite::{Connection, Error, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
 
 use super::error::Failed;
+use super::lock::Damage;
 use crate::store::StoreError;
 
 /// How many jobs may wait. Beyond that, callers are told that too much is waiting.
@@ -24,17 +25,18 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 pub(super) struct Writer {
+    damage: Damage,
     jobs: Option<mpsc::Sender<Box<dyn Job>>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Writer {
-    pub(super) fn start(connection: Connection) -> std::io::Result<Self> {
+    pub(super) fn start(connection: Connection, damage: Damage) -> std::io::Result<Self> {
         let (jobs, queue) = mpsc::channel(QUEUE);
         let thread = std::thread::Builder::new()
             .name("sqlite-writer".to_owned())
             .spawn(move || run(connection, queue))?;
-        Ok(Self { jobs: Some(jobs), thread: Some(thread) })
+        Ok(Self { damage, jobs: Some(jobs), thread: Some(thread) })
     }
 
     /// Runs `work` inside the next transaction, and answers once that is on disk.
@@ -61,7 +63,10 @@ impl Writer {
         F: FnMut(&Connection) -> Result<T, StoreError> + Send + 'static,
     {
         let (answer, answered) = oneshot::channel();
-        let job: Box<dyn Job> = Box::new(Asked { work, result: None, then, answer });
+        let job: Box<dyn Job> = {
+            let damage = self.damage.clone();
+            Box::new(Asked { work, result: None, damage, then, answer })
+        };
         let jobs = self.jobs.as_ref().ok_or(StoreError::Closed)?;
         jobs.send_timeout(job, PATIENCE).await.map_err(|refused| match refused {
             mpsc::error::SendTimeoutError::Timeout(_) => StoreError::Overloaded,
@@ -95,6 +100,7 @@ struct Asked<T, F, D> {
     work: F,
     /// Of the last time that it was run.
     result: Option<Result<T, StoreError>>,
+    damage: Damage,
     then: D,
     answer: oneshot::Sender<Result<T, StoreError>>,
 }
@@ -122,6 +128,7 @@ where
             // Whoever is told that it is committed has worked.
             Ok(()) => self.result.unwrap_or(Err(StoreError::Closed)),
         };
+        self.damage.note(&result);
         (self.then)();
         // Whoever asked may have gone away; what was written stands all the same.
         drop(self.answer.send(result));
@@ -203,7 +210,8 @@ mod tests {
             .map(|work| {
                 let (answer, answered) = oneshot::channel();
                 let work = move |it: &Connection| work(it).context("testing");
-                let job = Asked { work, result: None, then: || {}, answer };
+                let job =
+                    Asked { work, result: None, damage: Damage::default(), then: || {}, answer };
                 (Box::new(job) as Box<dyn Job>, answered)
             })
             .into_iter()

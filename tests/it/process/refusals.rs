@@ -11,7 +11,7 @@ use crate::world::{PATIENCE, sandbox};
 const NOBODY: &str = "http://127.0.0.1:9";
 
 /// `serve` ends with 1, and its last words hold all of these.
-async fn refused(home: &Home, words: &[&str]) {
+pub(super) async fn refused(home: &Home, words: &[&str]) {
     let flags: Vec<_> = home.flags.iter().map(String::as_str).collect();
     let output = home.run(&[&["serve"][..], &flags].concat()).await;
     assert_eq!(output.status.code(), Some(1), "{output:?}");
