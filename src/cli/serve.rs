@@ -27,9 +27,11 @@ pub(super) async fn run(arguments: Arguments) -> Done {
     let running = bridge.run(shutdown.clone());
     let mut running = std::pin::pin!(running);
     tokio::select! {
-        ended = running.as_mut() => return ended.map(|()| ExitCode::SUCCESS),
+        // Signals first: whoever reads that it listens may stop it the next moment.
+        biased;
         // Once both signals have come, there is nothing left to listen for.
         listened = signals => listened?,
+        ended = running.as_mut() => return ended.map(|()| ExitCode::SUCCESS),
     }
     running.await.map(|()| ExitCode::SUCCESS)
 }
