@@ -74,6 +74,9 @@ pub mod tls;
 pub mod vault;
 pub mod worker;
 
+#[cfg(test)]
+mod tests;
+
 /// The README's Rust is compiled.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

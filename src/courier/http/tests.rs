@@ -1,7 +1,6 @@
 mod answers;
 mod bounds;
 mod failures;
-mod receiver;
 mod request;
 mod secure;
 
@@ -9,11 +8,11 @@ use std::future::pending;
 
 use jiff::Timestamp;
 
-use self::receiver::{Receiver, Then, Told};
 use super::super::stand_in::{SetClock, ToldNames};
 use super::*;
 use crate::callback::CallbackId;
 use crate::operation::OperationId;
+use crate::tests::peer::{Peer as Receiver, Then, Told};
 
 const NOON: Timestamp = Timestamp::constant(1_800_000_000, 0);
 const FIRST_SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";

@@ -1,48 +1,14 @@
 //! Receivers by https.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use h2::RecvStream;
 use h2::server::SendResponse;
-use http::Request;
-use rcgen::{CertificateParams, KeyPair, date_time_ymd};
-use rustls::ServerConfig;
-use rustls::pki_types::PrivatePkcs8KeyDer;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
-use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
 use super::*;
+use crate::tests::secure::{Connected, identity, streams};
 
 const HOST: &str = "receiver.example";
-
-/// A receiver's certificate, signed by itself.
-struct Identity {
-    acceptor: TlsAcceptor,
-    pem: String,
-}
-
-fn identity(name: &str, expires_in: i32, alpn: &str) -> Identity {
-    let mut params = CertificateParams::new([name.to_owned()]).unwrap();
-    params.not_before = date_time_ymd(2_000, 1, 1);
-    params.not_after = date_time_ymd(expires_in, 1, 1);
-    let key = KeyPair::generate().unwrap();
-    let certificate = params.self_signed(&key).unwrap();
-    let text = STANDARD.encode(certificate.der());
-    let pem = format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n");
-    let key = PrivatePkcs8KeyDer::from(key.serialize_der());
-    let mut config =
-        ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![certificate.der().clone()], key.into())
-            .unwrap();
-    config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
-    Identity { acceptor: TlsAcceptor::from(Arc::new(config)), pem }
-}
 
 /// A courier that believes `root_pem`, for which the receiver's name leads to loopback.
 fn desk_believing(root_pem: Option<&str>, within: Duration) -> Desk {
@@ -103,37 +69,15 @@ async fn a_secure_connection_that_is_tampered_with_is_told_from_an_answer_that_i
     assert_eq!(receipt.failure, Some(Failure::TlsFailed), "{:?}", receipt.detail);
 }
 
-/// A receiver that speaks HTTP/2; its URL, and what arrives there.
-async fn receiver_of_streams(
-    acceptor: TlsAcceptor,
-    respond: impl Fn(&mut SendResponse<Bytes>) + Send + 'static,
-) -> (String, mpsc::Receiver<Request<RecvStream>>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("https://{HOST}:{}/hooks?key=1", listener.local_addr().unwrap().port());
-    let (arrived, arrivals) = mpsc::channel(10);
-    let serving = async move {
-        loop {
-            let (stream, _) = listener.accept().await.unwrap();
-            let stream = acceptor.accept(stream).await.unwrap();
-            let mut connection = h2::server::handshake(stream).await.unwrap();
-            while let Some(Ok((request, mut response))) = connection.accept().await {
-                arrived.send(request).await.unwrap();
-                respond(&mut response);
-            }
-        }
-    };
-    drop(TaskTracker::new().spawn(serving));
-    (url, arrivals)
-}
-
 #[tokio::test]
 async fn a_receiver_of_http_2_gets_the_same_message() {
     let identity = identity(HOST, 4_000, "h2");
-    let respond = |response: &mut SendResponse<Bytes>| {
+    let respond = |_: &mut Connected, mut response: SendResponse<Bytes>| {
         let answer = http::Response::builder().status(429).header("retry-after", "7");
         response.send_response(answer.body(()).unwrap(), true).unwrap();
     };
-    let (url, mut arrivals) = receiver_of_streams(identity.acceptor, respond).await;
+    let (port, mut arrivals) = streams(identity.acceptor, respond).await;
+    let url = format!("https://{HOST}:{port}/hooks?key=1");
     let receipt = desk_believing(Some(&identity.pem), PATIENT).deliver(&url).await;
     let retry_after = Some(Duration::from_secs(7));
     assert_eq!(receipt.reply, Reply::Unwell { retry_after }, "{:?}", receipt.detail);
@@ -149,9 +93,11 @@ async fn a_receiver_of_http_2_gets_the_same_message() {
 #[tokio::test]
 async fn a_stream_that_is_refused_is_an_attempt_and_no_more_than_one() {
     let identity = identity(HOST, 4_000, "h2");
-    let respond =
-        |response: &mut SendResponse<Bytes>| response.send_reset(h2::Reason::REFUSED_STREAM);
-    let (url, mut arrivals) = receiver_of_streams(identity.acceptor, respond).await;
+    let respond = |_: &mut Connected, mut response: SendResponse<Bytes>| {
+        response.send_reset(h2::Reason::REFUSED_STREAM);
+    };
+    let (port, mut arrivals) = streams(identity.acceptor, respond).await;
+    let url = format!("https://{HOST}:{port}/hooks?key=1");
     let receipt = desk_believing(Some(&identity.pem), PATIENT).deliver(&url).await;
     assert_eq!(receipt.failure, Some(Failure::ConnectionLost), "{:?}", receipt.detail);
     assert!(arrivals.try_recv().is_ok());

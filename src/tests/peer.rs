@@ -1,8 +1,10 @@
-//! A receiver on a real socket, which answers with any bytes whatever.
+//! The other end of a connection on a real socket, which answers with any bytes whatever.
 
+use std::future::pending;
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::io::{AsyncWriteExt as _, BufStream};
@@ -10,21 +12,21 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
-use super::{Duration, pending};
-
 /// What each request is answered with.
 #[derive(Clone)]
-pub(super) struct Told {
+pub(crate) struct Told {
     bytes: Vec<u8>,
     then: Then,
 }
 
 /// What comes behind the answer.
-#[derive(Clone, Copy)]
-pub(super) enum Then {
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Then {
     /// The next request, over the same connection.
     Listen,
     Close,
+    /// The end of the connection, as of a process that was killed.
+    Reset,
     /// Nothing, and the connection stays open.
     Stall,
     /// These bytes, again and again.
@@ -35,14 +37,14 @@ pub(super) enum Then {
 
 /// A request as it arrived.
 #[derive(Clone, Debug)]
-pub(super) struct Arrived {
-    pub(super) head: String,
-    pub(super) body: Vec<u8>,
+pub(crate) struct Arrived {
+    pub(crate) head: String,
+    pub(crate) body: Vec<u8>,
 }
 
 /// Listens until the runtime of the test ends.
-pub(super) struct Receiver {
-    pub(super) port: u16,
+pub(crate) struct Peer {
+    pub(crate) port: u16,
     record: Arc<Record>,
 }
 
@@ -54,31 +56,48 @@ struct Record {
 }
 
 impl Told {
-    pub(super) fn new(bytes: impl Into<Vec<u8>>, then: Then) -> Self {
+    pub(crate) fn new(bytes: impl Into<Vec<u8>>, then: Then) -> Self {
         Self { bytes: bytes.into(), then }
     }
 }
 
 impl Arrived {
-    pub(super) fn header(&self, name: &str) -> &str {
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.find(name).unwrap()
+    }
+
+    fn find(&self, name: &str) -> Option<&str> {
         let mut lines = self.head.lines().filter_map(|line| line.split_once(": "));
-        lines.find(|(it, _)| *it == name).unwrap().1
+        lines.find(|(it, _)| *it == name).map(|(_, value)| value)
     }
 }
 
-impl Receiver {
-    pub(super) async fn start(told: Told) -> Self {
-        Self::serve(move |stream, record| {
-            let told = told.clone();
-            async move { converse(stream, &told, &record).await }
+impl Peer {
+    pub(crate) async fn start(told: Told) -> Self {
+        Self::start_with([told]).await
+    }
+
+    /// Answers the first request with the first of these, and so on; the last is for all others.
+    pub(crate) async fn start_with(told: impl Into<Vec<Told>>) -> Self {
+        let told: Arc<[Told]> = told.into().into();
+        Self::serve(move |mut stream, record| {
+            let told = Arc::clone(&told);
+            async move {
+                if let Then::Reset = converse(&mut stream, &told, &record).await? {
+                    stream.set_zero_linger()?;
+                }
+                Ok(())
+            }
         })
         .await
     }
 
-    pub(super) async fn start_tls(acceptor: TlsAcceptor, told: Told) -> Self {
+    pub(crate) async fn start_tls(acceptor: TlsAcceptor, told: Told) -> Self {
         Self::serve(move |stream, record| {
             let (acceptor, told) = (acceptor.clone(), told.clone());
-            async move { converse(acceptor.accept(stream).await?, &told, &record).await }
+            async move {
+                converse(acceptor.accept(stream).await?, &[told], &record).await.map(drop)
+            }
         })
         .await
     }
@@ -95,7 +114,7 @@ impl Receiver {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
                 kept.connections.fetch_add(1, Ordering::SeqCst);
-                // However it ends: the courier hangs up as it likes.
+                // However it ends: the client hangs up as it likes.
                 drop(TaskTracker::new().spawn(talk(stream, Arc::clone(&kept))));
             }
         };
@@ -103,38 +122,48 @@ impl Receiver {
         Self { port, record }
     }
 
-    pub(super) fn url(&self, path: &str) -> String {
+    pub(crate) fn root(&self) -> String {
+        self.url("")
+    }
+
+    pub(crate) fn url(&self, path: &str) -> String {
         format!("http://127.0.0.1:{}{path}", self.port)
     }
 
-    pub(super) fn connections(&self) -> usize {
+    pub(crate) fn connections(&self) -> usize {
         self.record.connections.load(Ordering::SeqCst)
     }
 
     /// Bytes of a flood that were taken off its hands.
-    pub(super) fn flooded(&self) -> usize {
+    pub(crate) fn flooded(&self) -> usize {
         self.record.flooded.load(Ordering::SeqCst)
     }
 
-    pub(super) fn arrived(&self) -> Vec<Arrived> {
+    pub(crate) fn arrived(&self) -> Vec<Arrived> {
         self.record.arrived.lock().unwrap().clone()
     }
 }
 
 async fn converse(
     stream: impl AsyncRead + AsyncWrite + Unpin,
-    told: &Told,
+    all_told: &[Told],
     record: &Record,
-) -> io::Result<()> {
+) -> io::Result<Then> {
     let mut stream = BufStream::new(stream);
     loop {
         let request = request(&mut stream).await?;
-        record.arrived.lock().unwrap().push(request);
+        let arrived = {
+            let mut arrived = record.arrived.lock().unwrap();
+            arrived.push(request);
+            arrived.len()
+        };
+        let told = &all_told[arrived.min(all_told.len()) - 1];
         stream.write_all(&told.bytes).await?;
         stream.flush().await?;
         match told.then {
             Then::Listen => {}
-            Then::Close => return stream.shutdown().await,
+            Then::Close => return stream.shutdown().await.map(|()| told.then),
+            Then::Reset => return Ok(told.then),
             Then::Stall => pending().await,
             Then::Flood(bytes) => loop {
                 stream.write_all(bytes.as_bytes()).await?;
@@ -150,7 +179,7 @@ async fn converse(
     }
 }
 
-/// Reads one request with a `content-length`; fails at the end of the connection.
+/// Reads one request, with a body where it says so; fails at the end of the connection.
 async fn request<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut BufStream<S>,
 ) -> io::Result<Arrived> {
@@ -161,7 +190,8 @@ async fn request<S: AsyncRead + AsyncWrite + Unpin>(
         }
     }
     let mut arrived = Arrived { head, body: Vec::new() };
-    arrived.body.resize(arrived.header("content-length").parse().unwrap(), 0);
+    let length = arrived.find("content-length").map_or(0, |length| length.parse().unwrap());
+    arrived.body.resize(length, 0);
     stream.read_exact(&mut arrived.body).await?;
     Ok(arrived)
 }
