@@ -13,6 +13,8 @@ use engagement_bridge::vault::{MasterKey, Vault};
 use crate::support::{self, NOON, caller, registration};
 
 const PAGE: usize = 4_096;
+const LOG_HEADER: usize = 32;
+const FRAME_HEADER: usize = 24;
 
 /// A database as a clean stop leaves it.
 struct Made {
@@ -192,27 +194,72 @@ async fn damage_met_while_running_is_said_to_be_damage_and_is_looked_for_at_the_
     made.register(&store, 21).await.unwrap();
 }
 
+/// What a process leaves that is killed after twelve commits of an operation each.
+struct Killed {
+    made: Made,
+    all: Vec<String>,
+    database: Vec<u8>,
+    log: Vec<u8>,
+    /// How long the log was after each.
+    lengths: Vec<usize>,
+}
+
+impl Killed {
+    async fn begin() -> Self {
+        let made = Made::with(0).await;
+        let store = made.open().unwrap();
+        let mut lengths = Vec::new();
+        for n in 1..=12 {
+            made.register(&store, n).await.unwrap();
+            lengths.push(fs::read(made.log()).unwrap().len());
+        }
+        let all = operations(&store).await.unwrap();
+        let (database, log) = (fs::read(made.path()).unwrap(), fs::read(made.log()).unwrap());
+        assert!(12 * (FRAME_HEADER + PAGE) <= log.len(), "the commits are not in the log");
+        Self { made, all, database, log, lengths }
+    }
+
+    fn open_with(&self, log: &[u8]) -> Result<SqliteStore, OpenError> {
+        fs::write(self.made.path(), &self.database).unwrap();
+        fs::write(self.made.log(), log).unwrap();
+        self.made.open()
+    }
+}
+
 #[tokio::test]
 async fn a_log_that_is_cut_off_costs_what_was_behind_the_cut_and_nothing_else() {
-    let made = Made::with(0).await;
-    let store = made.open().unwrap();
-    let mut lengths = Vec::new();
-    for n in 1..=12 {
-        made.register(&store, n).await.unwrap();
-        lengths.push(fs::metadata(made.log()).unwrap().len());
-    }
-    let all = operations(&store).await.unwrap();
-    let (database, log) = (fs::read(made.path()).unwrap(), fs::read(made.log()).unwrap());
-    drop(store);
-
-    let last = *lengths.last().unwrap();
-    let frame = 24 + PAGE as u64;
-    for length in (0..=last).step_by(1_000).chain(lengths.iter().flat_map(|it| [it - 1, *it])) {
-        fs::write(made.path(), &database).unwrap();
-        fs::write(made.log(), &log[..usize::try_from(length).unwrap()]).unwrap();
-        let store = made.open().unwrap();
+    let killed = Killed::begin().await;
+    let (log, lengths) = (&killed.log, &killed.lengths);
+    let odd = (0..log.len()).step_by(5_000);
+    for length in odd.chain(lengths.iter().flat_map(|it| [it - 1, *it])) {
+        let store = killed.open_with(&log[..length]).unwrap();
         let kept = lengths.iter().filter(|whole| **whole <= length).count();
-        assert_eq!(operations(&store).await.unwrap(), all[..kept], "{length} bytes of the log");
+        assert_eq!(operations(&store).await.unwrap(), killed.all[..kept], "{length} bytes");
     }
-    assert!(12 * frame < last, "the commits were not in the log");
+}
+
+#[tokio::test]
+async fn a_log_that_is_wrong_before_its_last_commit_is_refused_with_the_log_kept() {
+    let killed = Killed::begin().await;
+    let (log, lengths) = (&killed.log, &killed.lengths);
+    let before_last = lengths[lengths.len() - 2];
+    let headers = (LOG_HEADER..log.len()).step_by(FRAME_HEADER + PAGE);
+    // The number of the page, the sum, and the page itself, in turns.
+    let parts = [3, 17, FRAME_HEADER + 90].into_iter().cycle();
+    let of_frames = headers.zip(parts).map(|(frame, part)| frame + part);
+    for at in [1, 9, 18, 25].into_iter().chain(of_frames) {
+        let changed = flipped(log, at, 0x10);
+        match killed.open_with(&changed) {
+            Ok(store) => {
+                assert!(before_last <= at, "byte {at}");
+                assert_eq!(operations(&store).await.unwrap(), killed.all[..11], "byte {at}");
+            }
+            Err(error) => {
+                assert!(is_damage(&error) && at < before_last, "byte {at}: {error:?}");
+                assert!(error.to_string().contains("log"), "byte {at}: {error}");
+                assert_eq!(fs::read(killed.made.log()).unwrap(), changed);
+            }
+        }
+    }
+    assert_eq!(operations(&killed.open_with(log).unwrap()).await.unwrap(), killed.all);
 }

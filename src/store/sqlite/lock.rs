@@ -151,9 +151,14 @@ fn lock_path(path: &Path) -> PathBuf {
     beside(path, ".lock")
 }
 
+/// SQLite's write-ahead log.
+pub(super) fn log_path(database: &Path) -> PathBuf {
+    beside(database, "-wal")
+}
+
 /// Whether there is a write-ahead log with something in it.
 fn has_log(database: &Path) -> bool {
-    fs::metadata(beside(database, "-wal")).is_ok_and(|log| log.len() != 0)
+    fs::metadata(log_path(database)).is_ok_and(|log| log.len() != 0)
 }
 
 fn beside(path: &Path, suffix: &str) -> PathBuf {

@@ -8,6 +8,7 @@ mod directory;
 mod error;
 mod lives;
 mod lock;
+mod log;
 mod reader;
 mod remembered;
 mod row;
@@ -160,6 +161,7 @@ fn connect(path: &Path, lock: &Lock, is_there: bool) -> Result<Connection, OpenE
         if let Some(length) = lock.length_of_all() {
             sound::check_length(&connection, length)?;
         }
+        log::check(&lock::log_path(path))?;
         sound::check_pages(&connection)?;
     }
     connection.execute_batch(
