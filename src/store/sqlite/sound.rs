@@ -7,14 +7,14 @@ use rusqlite::Connection;
 use super::{OpenError, schema};
 
 /// Looks for damage in all pages of the database, tables and indexes alike, at the cost of reading
-/// them: 2.4 s for a million operations (2.3 GB) that the machine still has in memory, 0.2 s for a
-/// hundred thousand.
+/// them: for a million operations (2.3 GB), 2 s where the machine still has them in memory, as
+/// after a kill, and 40 s from a slow disk that it has to read first.
 ///
 /// That is too long for every start and every command, so [`Lock`](super::lock::Lock) says when
 /// there is reason to: after a process that was killed, and where somebody else has changed or
 /// replaced the file. What a failing disk does to a file that lies still is found when SQLite
 /// reads the page at fault. `integrity_check`, which also compares indexes with their tables,
-/// takes 20 s.
+/// takes 20 s even in memory.
 pub(super) fn check_pages(connection: &Connection) -> Result<(), OpenError> {
     let found: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
     if found == "ok" { Ok(()) } else { Err(OpenError::Damaged { found }) }
