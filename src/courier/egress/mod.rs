@@ -131,11 +131,20 @@ impl Egress {
         if url.port() == Some(0) {
             return Err(UrlRefusal::PortNotAllowed);
         }
+        // What is kept has all that is not ASCII encoded, is longer for it, and is read again.
+        if url.as_str().len() > LONGEST_URL {
+            return Err(UrlRefusal::TooLong);
+        }
         let url = CallbackUrl(url);
         let address = url.literal().or_else(|| url.name().and_then(loopback_by_name));
         if let Some(Err(refusal)) = address.map(|address| self.check_address(address)) {
             let address = url.host().to_owned();
             return Err(UrlRefusal::AddressRefused { address, what: refusal.what });
+        }
+        // To a resolver this is trouble, which refuses nobody: the first to tell would be the last
+        // attempt.
+        if url.name().is_some_and(|name| !can_be_resolved(name)) {
+            return Err(UrlRefusal::NotAUrl);
         }
         Ok(url)
     }
@@ -200,6 +209,12 @@ impl Egress {
             remembered.insert(name.to_owned(), Verdict { good_until, refusal });
         }
     }
+}
+
+/// Whether a name is within the bounds of RFC 1035 §2.3.4, which the URL standard knows nothing of.
+fn can_be_resolved(name: &str) -> bool {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    name.len() <= 253 && name.split('.').all(|label| (1..=63).contains(&label.len()))
 }
 
 /// What these names stand for everywhere (RFC 6761), whatever a resolver says.

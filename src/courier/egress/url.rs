@@ -10,7 +10,7 @@ pub struct CallbackUrl(pub(super) Url);
 /// Why callbacks are not sent to a URL.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum UrlRefusal {
-    #[error("a callback URL has at most 2048 bytes")]
+    #[error("a callback URL has at most 2048 bytes, with all that is not ASCII percent-encoded")]
     TooLong,
     #[error("not an absolute URL with a host, such as https://app.example.com/hooks")]
     NotAUrl,

@@ -15,6 +15,9 @@ fn towards(name: &'static str, url: &str, code: &'static str) -> Row {
 async fn unless_the_operator_says_else_callbacks_go_by_https_to_public_addresses() {
     let world = World::begin_strict(&["--first-poll-after", "1h"]).await;
     let too_long = format!("https://8.8.8.8/{}", "a".repeat(2_033));
+    let too_long_when_encoded = format!("https://8.8.8.8/{}", "ü".repeat(339));
+    let long_label = format!("https://{}.example/", "a".repeat(64));
+    let long_name = format!("https://{}example/", "a.".repeat(124));
     let of_form = [
         towards("nothing", "", "notAUrl"),
         towards("a path", "/hooks", "notAUrl"),
@@ -35,6 +38,11 @@ async fn unless_the_operator_says_else_callbacks_go_by_https_to_public_addresses
         towards("one slash", "https:/8.8.8.8/?next=https://8.8.8.8/", "notAUrl"),
         towards("three slashes", "https:///8.8.8.8/", "notAUrl"),
         towards("2049 bytes", &too_long, "tooLong"),
+        towards("2050 bytes when it is encoded", &too_long_when_encoded, "tooLong"),
+        towards("nothing between two dots", "https://app..example.com/", "notAUrl"),
+        towards("an address with two dots at the end", "https://127.0.0.1../", "notAUrl"),
+        towards("a label of 64 letters", &long_label, "notAUrl"),
+        towards("a name of 255 letters", &long_name, "notAUrl"),
         towards("plain http", "http://8.8.8.8/", "notHttps"),
         towards("HTTP in capitals", "HTTP://8.8.8.8/", "notHttps"),
         towards("ftp", "ftp://8.8.8.8/", "schemeNotAllowed"),
@@ -92,6 +100,8 @@ async fn unless_the_operator_says_else_callbacks_go_by_https_to_public_addresses
     let nowhere = [towards("a name of no one", "https://hooks.invalid./", "hostNotFound")];
     all_refused(&world, &world.shop, &nowhere).await;
 
+    let umlauts = format!("https://8.8.8.8/{}", "ü".repeat(338));
+    world.shop.register(&json!({ "operation": "eyJf", "callbackUrl": umlauts })).await;
     for host in ["8.8.8.8", "134744072", "[2606:4700:4700::1111]", "[::ffff:8.8.8.8]"] {
         let url = format!("https://{host}/hooks?as={host}");
         world.shop.register(&json!({ "operation": "eyJf", "callbackUrl": url })).await;
