@@ -59,7 +59,9 @@ async fn secrets_overlap_while_they_are_rotated_and_the_newest_stays() {
     let older_until: Timestamp = made.body["olderUntil"].as_str().unwrap().parse().unwrap();
     let overlap = older_until.duration_since(before);
     let an_hour = jiff::SignedDuration::from_hours(1);
-    assert!((an_hour..an_hour * 2).contains(&overlap), "{overlap}");
+    // The bridge plans by a clock of its own, which may be a moment behind the machine's.
+    let moment = jiff::SignedDuration::from_secs(1);
+    assert!((an_hour - moment..an_hour * 2).contains(&overlap), "{overlap}");
     let live = listed(&world.shop, path, member).await;
     assert_eq!((&live[0]["id"], &live[0]["expiresAt"]), (&json!(2), &json!(null)));
     assert_eq!((&live[1]["id"], &live[1]["expiresAt"]), (&json!(1), &made.body["olderUntil"]));
