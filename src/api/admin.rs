@@ -21,6 +21,7 @@ use crate::store::CallerName;
 #[serde(deny_unknown_fields)]
 pub(super) struct Filter {
     /// Only callers behind this one: the `next` of the page before.
+    #[param(pattern = "^[a-z0-9][a-z0-9._-]{0,63}$")]
     after: Option<String>,
     /// How many at the most, 50 unless given.
     #[param(minimum = 1, maximum = 200)]
@@ -42,8 +43,8 @@ pub(super) struct Listed {
 #[schema(as = NewCaller)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Request {
-    /// 1 to 64 of `a-z`, `0-9`, `.`, `_` and `-`.
-    #[schema(min_length = 1, max_length = 64, example = "contoso")]
+    /// 1 to 64 of `a-z`, `0-9`, `.`, `_` and `-`, beginning with a letter or digit.
+    #[schema(pattern = "^[a-z0-9][a-z0-9._-]{0,63}$", example = "contoso")]
     name: String,
 }
 

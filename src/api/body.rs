@@ -6,8 +6,9 @@ use axum::extract::rejection::{BytesRejection, FailedToBufferBody};
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
-use serde::de::{DeserializeOwned, Deserializer, IntoDeserializer as _};
+use serde::de::{DeserializeOwned, Deserializer, IntoDeserializer as _, Unexpected};
 use serde::{Deserialize as _, de};
+use serde_json::Number;
 use utoipa::IntoResponses;
 
 use super::problem::{Kind, Problem, Responses, documented};
@@ -96,6 +97,20 @@ where
     D: Deserializer<'de>,
 {
     T::deserialize(String::deserialize(deserializer)?.into_deserializer())
+}
+
+/// Reads a whole number, also where it is spelt `60.0`: to JSON Schema, and so to whoever reads the
+/// document, that is an integer.
+pub(super) fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    let Some(number) = Option::<Number>::deserialize(deserializer)? else { return Ok(None) };
+    let spelt_out = || {
+        let number = number.as_f64().filter(|it| it.fract() == 0.0 && *it >= 0.0)?;
+        format!("{:.0}", number.abs()).parse().ok()
+    };
+    number.as_u64().or_else(spelt_out).map(Some).ok_or_else(|| {
+        let found = Unexpected::Other("another number");
+        de::Error::invalid_value(found, &"a whole number from 0 upwards")
+    })
 }
 
 /// `application/json`, with or without parameters.

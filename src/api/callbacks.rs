@@ -28,6 +28,7 @@ pub(super) struct Filter {
     #[param(inline)]
     state: Option<StateWord>,
     /// Only callbacks behind this one: the `next` of the page before.
+    #[param(pattern = "^msg_[0-9a-f]{32}_[1-9][0-9]{0,8}$")]
     after: Option<String>,
     /// How many at the most, 50 unless given.
     #[param(minimum = 1, maximum = 200)]

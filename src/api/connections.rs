@@ -29,14 +29,22 @@ const WAKE_AT_A_TIME: usize = 64;
 #[schema(as = NewConnection)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct NewConnection {
-    /// Your name for it: 1 to 64 of `a-z`, `0-9`, `.`, `_` and `-`.
-    #[schema(min_length = 1, max_length = 64, example = "contoso")]
+    /// Your name for it: 1 to 64 of `a-z`, `0-9`, `.`, `_` and `-`, beginning with a letter or
+    /// digit.
+    #[schema(pattern = "^[a-z0-9][a-z0-9._-]{0,63}$", example = "contoso")]
     pub(crate) name: String,
     /// The directory: its GUID or one of its domain names.
-    #[schema(min_length = 1, max_length = 253, example = "contoso.onmicrosoft.com")]
+    #[schema(
+        max_length = 253,
+        pattern = r"^[A-Za-z0-9][A-Za-z0-9-]*(\.[A-Za-z0-9][A-Za-z0-9-]*)*$",
+        example = "contoso.onmicrosoft.com"
+    )]
     pub(crate) tenant: String,
     /// The app registration's application (client) id, a GUID.
-    #[schema(example = "11111111-2222-3333-4444-555555555555")]
+    #[schema(
+        pattern = "^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$",
+        example = "11111111-2222-3333-4444-555555555555"
+    )]
     pub(crate) client_id: String,
     /// The app registration's client secret.
     #[schema(value_type = String, min_length = 1, max_length = 1024)]

@@ -51,6 +51,7 @@ pub(super) struct Rotation {
     /// For how long the older secrets go on signing beside the new one, in seconds; a day unless
     /// given.
     #[schema(minimum = 0, maximum = 604_800)]
+    #[serde(default, deserialize_with = "body::whole")]
     overlap_seconds: Option<u64>,
 }
 
@@ -145,7 +146,7 @@ pub(super) async fn rotate(
     operation_id = "revokeSigningSecret",
     tag = "settings",
     security(("apiKey" = [])),
-    params(("id" = String, Path, description = "As the list has it")),
+    params(("id" = u32, Path, minimum = 1, description = "As the list has it")),
     responses(
         (status = 204, description = "Revoked"),
         Caller,

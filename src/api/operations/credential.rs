@@ -23,10 +23,11 @@ pub(in crate::api) struct Request {
     /// One of your connections. Not with `accessToken`.
     connection: Option<String>,
     /// A fresh token for Graph. Not with `connection`.
-    #[schema(value_type = Option<String>, min_length = 1, max_length = 16384)]
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 16384, pattern = "^[!-~]+$")]
     access_token: Option<SecretString>,
     /// For how long `accessToken` is good, in seconds.
     #[schema(minimum = 1, maximum = 172_800)]
+    #[serde(default, deserialize_with = "body::whole")]
     expires_in: Option<u64>,
 }
 

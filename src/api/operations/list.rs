@@ -21,6 +21,7 @@ pub(in crate::api) struct Filter {
     #[param(inline)]
     state: Option<StateWord>,
     /// Only operations behind this one: the `next` of the page before.
+    #[param(pattern = "^op_[0-9a-f]{32}$")]
     after: Option<String>,
     /// How many at the most, 50 unless given.
     #[param(minimum = 1, maximum = 200)]

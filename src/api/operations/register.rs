@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 use super::token;
 use super::view::OperationView;
 use crate::api::access::Caller;
-use crate::api::body::{Json, word};
+use crate::api::body::{Json, whole, word};
 use crate::api::problem::{Kind, Problem, ProblemBody};
 use crate::api::{Api, FieldError};
 use crate::courier::CallbackUrl;
@@ -49,10 +49,11 @@ pub(in crate::api) struct Request {
     /// The connection to ask Graph by; your default one, unless named. Not with `accessToken`.
     connection: Option<String>,
     /// A token for Graph to ask with. Not with `connection`.
-    #[schema(value_type = Option<String>, min_length = 1, max_length = 16384)]
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 16384, pattern = "^[!-~]+$")]
     access_token: Option<SecretString>,
     /// For how long `accessToken` is good, in seconds.
     #[schema(minimum = 1, maximum = 172_800)]
+    #[serde(default, deserialize_with = "whole")]
     expires_in: Option<u64>,
     /// Given back in every callback.
     #[schema(max_length = 128)]

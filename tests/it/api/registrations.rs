@@ -169,6 +169,7 @@ async fn what_is_odd_but_in_order_is_taken_as_it_is() {
         json!({ "operation": format!("{root}/BETA/employeeExperience/engagementOperations(%27eyJg%27)") }),
         json!({ "operation": "/v1.0/employeeExperience/engagementAsyncOperations/eyJh" }),
         json!({ "operation": "a".repeat(512), "format": "envelope" }),
+        json!({ "operation": "eyJk", "accessToken": "eyJ0", "expiresIn": 3_600.0 }),
     ];
     for members in members {
         let registration = with(&world, &members);
