@@ -1,6 +1,9 @@
-//! Other people's code verifies us: callbacks of the running bridge, and the README's own snippets.
+//! Other people's code judges us: callbacks of the running bridge, the README's own snippets, and
+//! whether the API is what its document says.
 //!
 //! `tests/run` installs the libraries, with pinned versions, below `tests/outside`.
+
+mod schemathesis;
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -11,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::world::{Received, World};
 
-const README: &str = include_str!("../../README.md");
+const README: &str = include_str!("../../../README.md");
 
 fn outside() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/outside")

@@ -73,6 +73,10 @@ impl Client {
         Self { key: SecretString::from(key), ..self.clone() }
     }
 
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.root)
+    }
+
     pub(crate) fn signing_secret(&self) -> SigningSecret {
         self.signing_secret.clone().unwrap()
     }
@@ -144,7 +148,7 @@ impl Client {
             given.append(*name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
         all.extend(given);
-        let request = self.http.request(method, format!("{}{path}", self.root)).headers(all);
+        let request = self.http.request(method, self.url(path)).headers(all);
         let request = body.into_iter().fold(request, reqwest::RequestBuilder::body);
         let response = request.send().await?;
         let (status, headers) = (response.status(), response.headers().clone());
