@@ -12,6 +12,8 @@ mod tokens;
 mod transport;
 mod wire;
 
+#[cfg(fuzzing)]
+pub mod fuzzing;
 #[cfg(test)]
 mod stand_in;
 
