@@ -42,6 +42,11 @@ pub struct Died(&'static str);
 impl Bridge {
     /// Opens, connects and binds everything; does nothing yet.
     pub async fn prepare(settings: &Settings) -> anyhow::Result<Self> {
+        Self::prepare_with(settings, Arc::new(SystemNames::default())).await
+    }
+
+    /// The same with other name servers than the machine's.
+    pub async fn prepare_with(settings: &Settings, names: Arc<dyn Names>) -> anyhow::Result<Self> {
         let sections = settings.sections()?;
         let clock: Arc<dyn Clock> = Arc::new(SteadyClock::start());
         let master_key = settings.database.master_key()?;
@@ -63,7 +68,6 @@ impl Bridge {
             }
         };
         let tls = tls::client_config(roots.as_deref())?;
-        let names: Arc<dyn Names> = Arc::new(SystemNames::default());
         let egress = Arc::new(Egress::new(
             settings.allow_http_callbacks,
             settings.allow_callback_cidr.clone(),
