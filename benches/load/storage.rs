@@ -18,7 +18,7 @@ use crate::{Table, grouped, percentile};
 
 const SIZES: [usize; 3] = [10_000, 20_000, 1_000_000];
 const PER_IDENTITY: usize = 8;
-const CLAIMS: usize = 200;
+const CLAIMS: usize = 1_000;
 const AT_REST: Duration = Duration::from_secs(20);
 
 pub(crate) async fn measure(table: &mut Table) {

@@ -171,6 +171,7 @@ fn connect(path: &Path, lock: &Lock, is_there: bool) -> Result<Connection, OpenE
          PRAGMA synchronous = FULL;
          PRAGMA foreign_keys = ON;
          PRAGMA temp_store = MEMORY;
+         PRAGMA cache_size = -65536;
          PRAGMA journal_size_limit = 67108864;",
     )?;
     connection.set_prepared_statement_cache_capacity(128);
