@@ -1,4 +1,5 @@
 //! What the unit tests of several modules share.
 
+pub(crate) mod log;
 pub(crate) mod peer;
 pub(crate) mod secure;

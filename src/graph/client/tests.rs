@@ -2,8 +2,6 @@ mod hostile;
 mod secure;
 
 use std::convert::Infallible;
-use std::io::{self, Write};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use axum::body::{Body, Bytes};
@@ -18,6 +16,7 @@ use super::super::stand_in::{Arrived, SetClock, StandIn, connection};
 use super::super::{ApiVersion, Reference, SHORTEST_SERVICE};
 use super::*;
 use crate::operation::OperationId;
+use crate::tests::log::Log;
 
 const RUNNING: &str = r#"{"id":"a-b_c","status":"running"}"#;
 const SUCCEEDED: &str = include_str!("../../../tests/data/graph/succeeded.v1.json");
@@ -383,30 +382,9 @@ async fn a_token_endpoint_that_refuses_is_told_from_one_in_trouble() {
     }
 }
 
-/// Collects what is logged.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 #[tokio::test]
 async fn the_log_names_requests_and_holds_no_secret() {
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(Level::TRACE)
-        .with_ansi(false)
-        .with_writer(move || writer.clone())
-        .finish();
-    let _logging = tracing::subscriber::set_default(subscriber);
+    let log = Log::collect();
 
     let server = granting(|_| {
         let headers = [("request-id", "graph-7"), ("x-ms-ags-diagnostic", r#"{"Ring":"5"}"#)];
@@ -427,7 +405,7 @@ async fn the_log_names_requests_and_holds_no_secret() {
     .await;
     graph_at(&refusing.root, PATIENT, &clock).poll(by_connection()).await;
 
-    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let log = log.text();
     for named in [
         "operation.id=op_00000000000000000000000000000007",
         r#"request_id="graph-7""#,

@@ -1,12 +1,9 @@
 //! What goes over the wire to the receiver, and what is logged of it.
 
-use std::io::{self, Write};
-use std::sync::Mutex;
-
 use standardwebhooks::Webhook;
-use tracing::Level;
 
 use super::*;
+use crate::tests::log::Log;
 
 /// What follows the host in a URL, for nobody but the receiver.
 const HIDDEN: &str = "/hooks/in-the-path?key=in-the-query";
@@ -71,30 +68,9 @@ async fn another_attempt_is_the_same_message_signed_anew_over_the_same_connectio
     assert_eq!(receiver.connections(), 1);
 }
 
-/// Collects what is logged.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 #[tokio::test]
 async fn neither_log_nor_detail_tells_the_path_the_query_or_a_secret() {
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(Level::TRACE)
-        .with_ansi(false)
-        .with_writer(move || writer.clone())
-        .finish();
-    let _logging = tracing::subscriber::set_default(subscriber);
+    let log = Log::collect();
 
     let desk = desk(IMPATIENT);
     desk.names.tell("inside.example", &["10.0.0.7"]);
@@ -129,7 +105,7 @@ async fn neither_log_nor_detail_tells_the_path_the_query_or_a_secret() {
         details += &desk.deliver(url).await.detail.unwrap_or_default();
     }
 
-    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let log = log.text();
     assert_eq!(log.matches(&format!("callback.id={ID}")).count(), urls.len(), "\n{log}");
     for named in ["host=\"127.0.0.1\"", "status=500", "took_ms=", "failure=\"answerMalformed\""] {
         assert!(log.contains(named), "{named} is not in\n{log}");
