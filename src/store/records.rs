@@ -127,6 +127,19 @@ pub enum Work {
     LapseCallback(Callback),
 }
 
+impl Work {
+    /// The step that this is.
+    pub fn step(&self) -> Step {
+        match self {
+            Self::Poll { tracked, .. } | Self::LapseOperation(tracked) => {
+                Step::Operation(tracked.operation.id)
+            }
+            Self::Attempt(message) => Step::Callback(message.callback.id),
+            Self::LapseCallback(callback) => Step::Callback(callback.id),
+        }
+    }
+}
+
 /// What came of a step.
 #[derive(Debug)]
 pub struct Commit {
@@ -301,14 +314,6 @@ impl FromStr for CallerName {
 impl fmt::Display for CallerName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
-    }
-}
-
-impl Step {
-    /// Reads what [`fmt::Display`] prints.
-    pub fn parse(text: &str) -> Option<Self> {
-        let operation = text.parse().map(Self::Operation);
-        operation.or_else(|_| text.parse().map(Self::Callback)).ok()
     }
 }
 

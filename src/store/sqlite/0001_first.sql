@@ -56,23 +56,10 @@ CREATE TABLE lanes (
 );
 CREATE INDEX lanes_by_readiness ON lanes (ready_at) WHERE ready_at IS NOT NULL;
 
--- What is to happen by itself, a narrow row for each operation and callback that is not at rest.
--- Derived from their states, and kept in step with them by every transaction.
-CREATE TABLE steps (
-    -- `op_…` or `msg_…`
-    step TEXT PRIMARY KEY,
-    lane INTEGER NOT NULL,
-    -- While the step is claimed, the end of the lease.
-    due_at INTEGER,
-    lapse_at INTEGER NOT NULL,
-    -- Of the newest claim, while it is not spent.
-    token INTEGER
-) WITHOUT ROWID;
-CREATE INDEX steps_by_lane ON steps (lane, due_at);
-CREATE INDEX steps_by_lapse ON steps (lapse_at);
-
 CREATE TABLE operations (
-    id TEXT PRIMARY KEY,
+    -- What other rows know it by that are many and should be short.
+    number INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
     caller TEXT NOT NULL REFERENCES callers (name),
     graph_version TEXT NOT NULL,
     graph_id TEXT NOT NULL,
@@ -112,6 +99,25 @@ CREATE INDEX operations_by_state ON operations (caller, state, id);
 CREATE INDEX operations_at_rest ON operations (rested_at) WHERE rested_at IS NOT NULL;
 CREATE INDEX operations_by_connection ON operations (caller, connection)
     WHERE rested_at IS NULL AND connection IS NOT NULL;
+
+-- What is to happen by itself, a narrow row for each operation and callback that is not at rest.
+-- Derived from their states, and kept in step with them by every transaction. Narrow, because a
+-- claim writes a page or two of this table and its indexes for each step, and a page that holds more
+-- steps is in memory more often.
+CREATE TABLE steps (
+    operation INTEGER NOT NULL REFERENCES operations (number) ON DELETE CASCADE,
+    -- Which callback of the operation's; 0 for the operation itself.
+    callback INTEGER NOT NULL,
+    lane INTEGER NOT NULL,
+    -- While the step is claimed, the end of the lease.
+    due_at INTEGER,
+    lapse_at INTEGER NOT NULL,
+    -- Of the newest claim, while it is not spent.
+    token INTEGER,
+    PRIMARY KEY (operation, callback)
+) WITHOUT ROWID;
+CREATE INDEX steps_by_lane ON steps (lane, due_at);
+CREATE INDEX steps_by_lapse ON steps (lapse_at);
 
 CREATE TABLE callbacks (
     operation_id TEXT NOT NULL REFERENCES operations (id) ON DELETE CASCADE,

@@ -10,13 +10,14 @@ use sha2::{Digest, Sha256};
 
 use super::error::Context;
 use super::row::{CallbackStateColumns, Columns, StateColumns};
+use super::schedule::Key;
 use super::{directory, schedule};
 use crate::callback::{Callback, CallbackId};
 use crate::graph::{AccessToken, ApiVersion, Credential, Reference};
 use crate::lane::{self, LaneName};
 use crate::operation::{Operation, OperationId};
 use crate::store::{
-    Identity, Notice, OwedCallback, Registration, Step, StoreError, StoredCallback, Tracked,
+    Identity, Notice, OwedCallback, Registration, StoreError, StoredCallback, Tracked,
 };
 use crate::vault::Vault;
 
@@ -97,7 +98,8 @@ pub(super) fn insert_operation(
         })
     });
     inserted.context("keeping an operation")?;
-    schedule::plan(connection, Step::Operation(operation.id), lane, operation.agenda())?;
+    let key = Key { operation: connection.last_insert_rowid(), callback: 0 };
+    schedule::plan(connection, key, lane, operation.agenda())?;
     directory::count_live(connection, &registration.caller, 1)
 }
 
@@ -117,9 +119,9 @@ pub(super) fn update_operation(
         earliest_poll_at = :earliest_poll_at, outcome = :outcome, rested_at = :rested_at, \
         last_body = coalesce(:body, last_body), \
         sealed_token = CASE WHEN :rested_at IS NULL THEN sealed_token END \
-        WHERE id = :id RETURNING lane, caller, callback_url";
+        WHERE id = :id RETURNING number, lane, caller, callback_url";
     let mut statement = connection.prepare_cached(sql).context("updating an operation")?;
-    let (lane, caller, url): (i64, String, String) = statement
+    let (number, lane, caller, url): (i64, i64, String, String) = statement
         .query_row(
             named_params! {
                 ":id": id,
@@ -137,10 +139,11 @@ pub(super) fn update_operation(
                 ":rested_at": state.rested_at,
                 ":body": body.map(Bytes::as_ref),
             },
-            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)),
         )
         .context("updating an operation")?;
-    schedule::plan(connection, Step::Operation(after.id), lane, after.agenda())?;
+    let key = Key { operation: number, callback: 0 };
+    schedule::plan(connection, key, lane, after.agenda())?;
     if after.state.is_at_rest() {
         let caller = caller.parse().map_err(|error: crate::store::InvalidName| {
             StoreError::inconsistent("operations", "caller", &id, error)
@@ -191,19 +194,20 @@ fn plan_callback(
     policy: &lane::Policy,
     callback: &Callback,
 ) -> Result<(), StoreError> {
-    let (step, agenda) = (Step::Callback(callback.id), callback.state.agenda());
-    if agenda.lapse_at.is_none() {
-        return schedule::unplan(connection, step);
-    }
-    let (caller, origin): (String, String) = connection
-        .prepare_cached("SELECT caller, callback_origin FROM operations WHERE id = ?1")
+    let (operation, caller, origin): (i64, String, String) = connection
+        .prepare_cached("SELECT number, caller, callback_origin FROM operations WHERE id = ?1")
         .and_then(|mut statement| {
             let id = callback.id.operation.to_string();
-            statement.query_row([id], |row| Ok((row.get(0)?, row.get(1)?)))
+            statement.query_row([id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
         })
         .context("planning a callback")?;
+    let key = Key { operation, callback: callback.id.number };
+    let agenda = callback.state.agenda();
+    if agenda.lapse_at.is_none() {
+        return schedule::unplan(connection, key);
+    }
     let lane = schedule::lane(connection, policy, &LaneName::callback(caller, origin))?;
-    schedule::plan(connection, step, lane, agenda)
+    schedule::plan(connection, key, lane, agenda)
 }
 
 pub(super) fn update_callback(
@@ -243,18 +247,19 @@ pub(super) fn replace_credential(
     let lane = schedule::lane(connection, policy, &LaneName::graph(credential.identity()))?;
     let columns = CredentialColumns::seal(vault, id, credential)?;
     let sql = "UPDATE operations SET connection = ?2, sealed_token = ?3, token_expires_at = ?4, \
-        lane = ?5 WHERE id = ?1";
+        lane = ?5 WHERE id = ?1 RETURNING number";
     let updated = connection.prepare_cached(sql).and_then(|mut statement| {
-        statement.execute(params![
+        let row = params![
             id.to_string(),
             columns.connection,
             columns.sealed_token,
             columns.token_expires_at,
             lane,
-        ])
+        ];
+        statement.query_row(row, |row| row.get(0))
     });
-    updated.context("replacing a credential")?;
-    schedule::change_lane(connection, Step::Operation(id), lane)
+    let operation = updated.context("replacing a credential")?;
+    schedule::change_lane(connection, Key { operation, callback: 0 }, lane)
 }
 
 /// What an operation is to be polled with. `None` where its connection is gone.
@@ -290,15 +295,39 @@ pub(super) fn operation(
     one_operation(connection, "SELECT * FROM operations WHERE id = ?1", [id.to_string()])
 }
 
+/// The operation of a step.
+pub(super) fn operation_at(
+    connection: &Connection,
+    key: Key,
+) -> Result<Option<Tracked>, StoreError> {
+    one_operation(connection, "SELECT * FROM operations WHERE number = ?1", [key.operation])
+}
+
 pub(super) fn callback(
     connection: &Connection,
     id: CallbackId,
 ) -> Result<Option<StoredCallback>, StoreError> {
     let sql = "SELECT * FROM callbacks WHERE operation_id = ?1 AND number = ?2";
+    one_callback(connection, sql, params![id.operation.to_string(), id.number])
+}
+
+/// The callback of a step.
+pub(super) fn callback_at(
+    connection: &Connection,
+    key: Key,
+) -> Result<Option<StoredCallback>, StoreError> {
+    let sql = "SELECT * FROM callbacks \
+        WHERE operation_id = (SELECT id FROM operations WHERE number = ?1) AND number = ?2";
+    one_callback(connection, sql, params![key.operation, key.callback])
+}
+
+fn one_callback(
+    connection: &Connection,
+    sql: &str,
+    params: impl rusqlite::Params,
+) -> Result<Option<StoredCallback>, StoreError> {
     let mut statement = connection.prepare_cached(sql).context("reading a callback")?;
-    let found = statement
-        .query_row(params![id.operation.to_string(), id.number], |row| Ok(stored_callback(row)))
-        .optional();
+    let found = statement.query_row(params, |row| Ok(stored_callback(row))).optional();
     found.context("reading a callback")?.transpose()
 }
 

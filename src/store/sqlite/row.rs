@@ -54,8 +54,9 @@ impl Columns<'_> {
         column: &'static str,
         source: impl Into<anyhow::Error>,
     ) -> StoreError {
-        let first = self.row.get_ref(0).ok();
-        let row = first.and_then(|value| value.as_str().ok().map(str::to_owned));
+        // Where it is a number that a row begins with, its name comes next.
+        let name = |index| Some(self.row.get_ref(index).ok()?.as_str().ok()?.to_owned());
+        let row = (0..2).find_map(name);
         StoreError::inconsistent(self.table, column, row.unwrap_or_default(), source)
     }
 

@@ -12,30 +12,40 @@ use crate::lane::{self, Lane, LaneName, Report, share};
 use crate::operation::{Agenda, after};
 use crate::store::{Step, StoreError};
 
+/// The key of a row of `steps`.
+#[derive(Clone, Copy)]
+pub(super) struct Key {
+    /// `operations.number`
+    pub(super) operation: i64,
+    /// Which callback of the operation's; 0 for the operation itself.
+    pub(super) callback: u32,
+}
+
 /// A step that has been handed out.
 pub(super) struct HandedOut {
-    pub(super) step: Step,
+    pub(super) key: Key,
     pub(super) token: u64,
     /// `None` for a lapse.
     pub(super) lane: Option<LaneName>,
 }
 
-/// Writes what is to happen next to `step`, for anyone to take.
+/// Writes what is to happen next to `key`, for anyone to take.
 pub(super) fn plan(
     connection: &Connection,
-    step: Step,
+    key: Key,
     lane: i64,
     agenda: Agenda,
 ) -> Result<(), StoreError> {
     let doing = "planning a step";
-    let Some(lapse_at) = agenda.lapse_at else { return unplan(connection, step) };
-    let sql = "INSERT INTO steps (step, lane, due_at, lapse_at) VALUES (?1, ?2, ?3, ?4) \
-        ON CONFLICT (step) DO UPDATE SET lane = ?2, due_at = ?3, lapse_at = ?4, token = NULL";
+    let Some(lapse_at) = agenda.lapse_at else { return unplan(connection, key) };
+    let sql = "INSERT INTO steps (operation, callback, lane, due_at, lapse_at) \
+        VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (operation, callback) \
+        DO UPDATE SET lane = ?3, due_at = ?4, lapse_at = ?5, token = NULL";
     connection
         .prepare_cached(sql)
         .and_then(|mut statement| {
-            let due_at = millis(agenda.step_at);
-            statement.execute(params![step.to_string(), lane, due_at, lapse_at.as_millisecond()])
+            let (due_at, lapse_at) = (millis(agenda.step_at), lapse_at.as_millisecond());
+            statement.execute(params![key.operation, key.callback, lane, due_at, lapse_at])
         })
         .context(doing)?;
     // Too early does no harm, as a claim that finds nothing sets it right; too late would starve.
@@ -50,25 +60,23 @@ pub(super) fn plan(
     Ok(())
 }
 
-/// Nothing is to happen to `step` any more.
-pub(super) fn unplan(connection: &Connection, step: Step) -> Result<(), StoreError> {
+/// Nothing is to happen to `key` any more.
+pub(super) fn unplan(connection: &Connection, key: Key) -> Result<(), StoreError> {
     let deleted = connection
-        .prepare_cached("DELETE FROM steps WHERE step = ?1")
-        .and_then(|mut statement| statement.execute([step.to_string()]));
+        .prepare_cached("DELETE FROM steps WHERE operation = ?1 AND callback = ?2")
+        .and_then(|mut statement| statement.execute(params![key.operation, key.callback]));
     deleted.map(drop).context("forgetting a step")
 }
 
 /// Moves a step to another lane, whoever holds it; it keeps the slot that it has.
-pub(super) fn change_lane(
-    connection: &Connection,
-    step: Step,
-    lane: i64,
-) -> Result<(), StoreError> {
+pub(super) fn change_lane(connection: &Connection, key: Key, lane: i64) -> Result<(), StoreError> {
     let doing = "changing a lane";
+    let sql = "UPDATE steps SET lane = ?3 WHERE operation = ?1 AND callback = ?2 RETURNING due_at";
     let due_at: Option<Option<i64>> = connection
-        .prepare_cached("UPDATE steps SET lane = ?2 WHERE step = ?1 RETURNING due_at")
+        .prepare_cached(sql)
         .and_then(|mut statement| {
-            statement.query_row(params![step.to_string(), lane], |row| row.get(0)).optional()
+            let row = params![key.operation, key.callback, lane];
+            statement.query_row(row, |row| row.get(0)).optional()
         })
         .context(doing)?;
     if let Some(Some(due_at)) = due_at {
@@ -108,10 +116,17 @@ pub(super) fn lane(
 
 /// Whether the claim `token` is the newest of its step.
 pub(super) fn holds(connection: &Connection, step: Step, token: u64) -> Result<bool, StoreError> {
+    let (operation, callback) = match step {
+        Step::Operation(id) => (id, 0),
+        Step::Callback(id) => (id.operation, id.number),
+    };
+    let sql = "SELECT token FROM steps \
+        WHERE operation = (SELECT number FROM operations WHERE id = ?1) AND callback = ?2";
     let holder: Option<Option<i64>> = connection
-        .prepare_cached("SELECT token FROM steps WHERE step = ?1")
+        .prepare_cached(sql)
         .and_then(|mut statement| {
-            statement.query_row([step.to_string()], |row| row.get(0)).optional()
+            let row = params![operation.to_string(), callback];
+            statement.query_row(row, |row| row.get(0)).optional()
         })
         .context("looking for the holder of a step")?;
     Ok(holder.flatten() == Some(token.cast_signed()))
@@ -126,11 +141,12 @@ pub(super) fn hand_out(
     hands: usize,
 ) -> Result<Vec<HandedOut>, StoreError> {
     let until = after(now, lease);
-    let sql = "SELECT step FROM steps WHERE lapse_at <= ?1 ORDER BY lapse_at, step LIMIT ?2";
+    let sql = "SELECT operation, callback FROM steps WHERE lapse_at <= ?1 \
+        ORDER BY lapse_at, operation, callback LIMIT ?2";
     let mut handed_out = Vec::new();
-    for step in steps(connection, sql, &[now.as_millisecond(), count(hands.div_ceil(2))])? {
-        let token = take(connection, step, until)?;
-        handed_out.push(HandedOut { step, token, lane: None });
+    for key in keys(connection, sql, &[now.as_millisecond(), count(hands.div_ceil(2))])? {
+        let token = take(connection, key, until)?;
+        handed_out.push(HandedOut { key, token, lane: None });
     }
 
     // A lane may turn out to have nothing to give, or less than its share; what that leaves goes to
@@ -165,13 +181,13 @@ fn serve(
 ) -> Result<(), StoreError> {
     let Some(mut stored) = load(connection, number)? else { return Ok(()) };
     let wanted = stored.lane.room(now).min(share);
-    let sql = "SELECT step FROM steps WHERE lane = ?1 AND due_at <= ?2 \
-        ORDER BY due_at, step LIMIT ?3";
-    for step in steps(connection, sql, &[number, now.as_millisecond(), count(wanted)])? {
-        let token = take(connection, step, until)?;
+    let sql = "SELECT operation, callback FROM steps WHERE lane = ?1 AND due_at <= ?2 \
+        ORDER BY due_at, operation, callback LIMIT ?3";
+    for key in keys(connection, sql, &[number, now.as_millisecond(), count(wanted)])? {
+        let token = take(connection, key, until)?;
         stored.lane.admit(policy, token, until, now);
         stored.served_at = now;
-        handed_out.push(HandedOut { step, token, lane: Some(stored.name.clone()) });
+        handed_out.push(HandedOut { key, token, lane: Some(stored.name.clone()) });
     }
     save(connection, number, &stored)
 }
@@ -254,18 +270,19 @@ pub(super) fn next_due(connection: &Connection) -> Result<Option<Timestamp>, Sto
 }
 
 /// Gives the step to a new claim until `until`.
-fn take(connection: &Connection, step: Step, until: Timestamp) -> Result<u64, StoreError> {
+fn take(connection: &Connection, key: Key, until: Timestamp) -> Result<u64, StoreError> {
     let mut token = [0; 8];
     getrandom::fill(&mut token)
         .map_err(|error| StoreError::Unavailable(anyhow::anyhow!("no random numbers: {error}")))?;
     let token = u64::from_ne_bytes(token);
-    let sql = "UPDATE steps SET token = ?2, lapse_at = max(lapse_at, ?3), \
-        due_at = CASE WHEN due_at IS NULL THEN NULL ELSE ?3 END WHERE step = ?1";
+    let sql = "UPDATE steps SET token = ?3, lapse_at = max(lapse_at, ?4), \
+        due_at = CASE WHEN due_at IS NULL THEN NULL ELSE ?4 END \
+        WHERE operation = ?1 AND callback = ?2";
     connection
         .prepare_cached(sql)
         .and_then(|mut statement| {
-            let until = until.as_millisecond();
-            statement.execute(params![step.to_string(), token.cast_signed(), until])
+            let (token, until) = (token.cast_signed(), until.as_millisecond());
+            statement.execute(params![key.operation, key.callback, token, until])
         })
         .context("claiming a step")?;
     Ok(token)
@@ -303,15 +320,12 @@ fn save(connection: &Connection, number: i64, stored: &StoredLane) -> Result<(),
         .context("updating a lane")
 }
 
-fn steps(connection: &Connection, sql: &str, params: &[i64]) -> Result<Vec<Step>, StoreError> {
+fn keys(connection: &Connection, sql: &str, params: &[i64]) -> Result<Vec<Key>, StoreError> {
     let doing = "looking for due steps";
     let mut statement = connection.prepare_cached(sql).context(doing)?;
-    let rows = statement
-        .query_map(rusqlite::params_from_iter(params), |row| {
-            Ok(Columns { table: "steps", row }.word("step", Step::parse))
-        })
-        .context(doing)?;
-    rows.map(|row| row.context(doing)?).collect()
+    let key = |row: &rusqlite::Row<'_>| Ok(Key { operation: row.get(0)?, callback: row.get(1)? });
+    let rows = statement.query_map(rusqlite::params_from_iter(params), key).context(doing)?;
+    rows.map(|row| row.context(doing)).collect()
 }
 
 fn numbers(connection: &Connection, sql: &str, params: &[i64]) -> Result<Vec<i64>, StoreError> {

@@ -102,18 +102,24 @@ pub(super) fn claim(
 ) -> Result<Vec<Claimed>, StoreError> {
     let mut claimed = Vec::new();
     for handed_out in schedule::hand_out(database, policy, now, lease, hands)? {
-        let schedule::HandedOut { step, token, lane } = handed_out;
-        let work = match work(database, vault, step, lane.is_none(), now) {
+        let schedule::HandedOut { key, token, lane } = handed_out;
+        let work = match work(database, vault, key, lane.is_none(), now) {
             Ok(Some(work)) => work,
             // One row that cannot be read must not keep all others from their steps. It stays
             // claimed, so it comes up again, and is reported again, once in a lease.
             Ok(None) | Err(StoreError::Inconsistent { .. }) => {
-                tracing::error!(step = %step, "cannot take the step of {step}: its row is broken");
+                let schedule::Key { operation, callback } = key;
+                tracing::error!(
+                    operation,
+                    callback,
+                    "cannot take the step of callback {callback} (0 for the poll) of the operation \
+                     with number {operation}: its row is broken",
+                );
                 continue;
             }
             Err(error) => return Err(error),
         };
-        let claim = Claim { step, until: after(now, lease), token, lane };
+        let claim = Claim { step: work.step(), until: after(now, lease), token, lane };
         claimed.push(Claimed { claim, work });
     }
     Ok(claimed)
@@ -122,30 +128,26 @@ pub(super) fn claim(
 fn work(
     database: &Connection,
     vault: &Vault,
-    step: Step,
+    key: schedule::Key,
     lapse: bool,
     now: Timestamp,
 ) -> Result<Option<Work>, StoreError> {
-    match step {
-        Step::Operation(id) => {
-            let Some(tracked) = lives::operation(database, id)? else { return Ok(None) };
-            if lapse {
-                return Ok(Some(Work::LapseOperation(Box::new(tracked))));
-            }
-            let credential = lives::credential(database, vault, &tracked)?;
-            let poll = |credential| Work::Poll { tracked: Box::new(tracked), credential };
-            Ok(credential.map(poll))
+    if key.callback == 0 {
+        let found = lives::operation_at(database, key)?;
+        let Some(tracked) = found.map(Box::new) else { return Ok(None) };
+        if lapse {
+            return Ok(Some(Work::LapseOperation(tracked)));
         }
-        Step::Callback(id) => {
-            let Some(stored) = lives::callback(database, id)? else { return Ok(None) };
-            if lapse {
-                return Ok(Some(Work::LapseCallback(stored.callback)));
-            }
-            let secrets = directory::live_secrets(database, vault, &stored.caller, now)?;
-            let (callback, url, body) = (stored.callback, stored.url, stored.body);
-            Ok(Some(Work::Attempt(Box::new(Message { callback, url, body, secrets }))))
-        }
+        let credential = lives::credential(database, vault, &tracked)?;
+        return Ok(credential.map(|credential| Work::Poll { tracked, credential }));
     }
+    let Some(stored) = lives::callback_at(database, key)? else { return Ok(None) };
+    if lapse {
+        return Ok(Some(Work::LapseCallback(stored.callback)));
+    }
+    let secrets = directory::live_secrets(database, vault, &stored.caller, now)?;
+    let (callback, url, body) = (stored.callback, stored.url, stored.body);
+    Ok(Some(Work::Attempt(Box::new(Message { callback, url, body, secrets }))))
 }
 
 pub(super) fn commit(
