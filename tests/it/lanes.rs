@@ -232,3 +232,41 @@ fn a_lane_name_reads_back_as_it_was_written() {
     assert_eq!(LaneName::parse("other:thing"), None);
     assert_eq!(LaneName::parse("graph"), None);
 }
+
+/// A lane may be forgotten once nothing counts on it any more: not at the last moment of a slot or a
+/// pause, and not while only one of the two is over.
+#[test]
+fn a_lane_is_forgotten_only_when_nothing_counts_on_it() {
+    let policy = Policy::default();
+    let fresh = Lane::new(Kind::Graph, &policy);
+    assert!(fresh.is_forgettable(NOON));
+
+    let mut busy = fresh.clone();
+    busy.admit(&policy, 1, after(60), NOON);
+    let free_again = after(60) + policy.graph_window;
+    assert!(!busy.is_forgettable(free_again - Duration::from_millis(1)));
+    assert!(busy.is_forgettable(free_again));
+
+    let mut paused = fresh.clone();
+    paused.rest(after(10));
+    assert!(!paused.is_forgettable(after(10) - Duration::from_millis(1)));
+    assert!(paused.is_forgettable(after(10)));
+
+    busy.rest(free_again + seconds(10));
+    assert!(!busy.is_forgettable(free_again), "still paused");
+    paused.admit(&policy, 1, after(60), after(10));
+    assert!(!paused.is_forgettable(after(20)), "still busy");
+}
+
+/// Or what is stored of a lane would grow with everything that it ever admitted.
+#[test]
+fn a_lane_keeps_no_slot_that_is_over() {
+    let policy = Policy::default();
+    let mut lane = Lane::new(Kind::Callback, &policy);
+    lane.admit(&policy, 1, after(60), NOON);
+    lane.settle(&policy, 1, Report::Indifferent, after(1));
+    assert_eq!(lane.slots, []);
+    lane.admit(&policy, 2, after(60), after(2));
+    lane.admit(&policy, 3, after(90), after(60));
+    assert_eq!(lane.slots.iter().map(|slot| slot.token).collect::<Vec<_>>(), [3]);
+}

@@ -20,4 +20,5 @@ mod rules;
 mod samples;
 mod simulation;
 mod support;
+mod words;
 mod world;
