@@ -4,6 +4,7 @@
 //! commits whatever has queued as one transaction; readers beside it. A lock file keeps a second
 //! process from the same database, whose writer would not know of ours.
 
+mod checkpoint;
 mod directory;
 mod error;
 mod lives;
@@ -121,7 +122,7 @@ impl SqliteStore {
         check_key(&connection, &vault)?;
         let inaccessible = |source| OpenError::Inaccessible { path: path.to_owned(), source };
         let damage = lock.opened().map_err(inaccessible)?;
-        let writer = Writer::start(connection, damage.clone()).map_err(inaccessible)?;
+        let writer = Writer::start(path, connection, damage.clone())?;
         let (readers, known) = (Readers::new(path, damage), Arc::default());
         Ok(Self { writer, readers, known, vault, policy, lock })
     }

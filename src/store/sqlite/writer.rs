@@ -4,6 +4,7 @@
 //! of queueing for it; and a single writer never meets a lock of our own.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::error::Failed;
 use super::lock::Damage;
+use super::{OpenError, checkpoint};
 use crate::store::StoreError;
 
 /// How many jobs may wait. Beyond that, callers are told that too much is waiting.
@@ -28,15 +30,24 @@ pub(super) struct Writer {
     damage: Damage,
     jobs: Option<mpsc::Sender<Box<dyn Job>>>,
     thread: Option<JoinHandle<()>>,
+    /// Ends with the connection of the writer.
+    checkpoints: Option<JoinHandle<()>>,
 }
 
 impl Writer {
-    pub(super) fn start(connection: Connection, damage: Damage) -> std::io::Result<Self> {
+    /// Takes `connection`, one to the database at `path`.
+    pub(super) fn start(
+        path: &Path,
+        mut connection: Connection,
+        damage: Damage,
+    ) -> Result<Self, OpenError> {
+        let checkpoints = Some(checkpoint::beside(path, &mut connection)?);
         let (jobs, queue) = mpsc::channel(QUEUE);
         let thread = std::thread::Builder::new()
             .name("sqlite-writer".to_owned())
-            .spawn(move || run(connection, queue))?;
-        Ok(Self { damage, jobs: Some(jobs), thread: Some(thread) })
+            .spawn(move || run(connection, queue))
+            .map_err(|source| OpenError::Inaccessible { path: path.to_owned(), source })?;
+        Ok(Self { damage, jobs: Some(jobs), thread: Some(thread), checkpoints })
     }
 
     /// Runs `work` inside the next transaction, and answers once that is on disk.
@@ -80,8 +91,8 @@ impl Drop for Writer {
     /// Lets what is queued be written, then closes the database.
     fn drop(&mut self) {
         self.jobs = None;
-        if let Some(thread) = self.thread.take() {
-            // A writer that panicked has said so already.
+        for thread in [self.thread.take(), self.checkpoints.take()].into_iter().flatten() {
+            // One that panicked has said so already.
             drop(thread.join());
         }
     }
