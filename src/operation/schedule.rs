@@ -128,3 +128,36 @@ pub(crate) fn before(at: Timestamp, span: Duration) -> Timestamp {
 pub(crate) fn elapsed(earlier: Timestamp, later: Timestamp) -> Duration {
     Duration::try_from(later.duration_since(earlier)).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    #[test]
+    fn a_poll_that_would_fall_on_the_deadline_or_behind_is_brought_forward() {
+        let cadence = Cadence::default();
+        let next_poll = |wanted| cadence.next_poll(at(40), at(wanted), at(100));
+        assert_eq!(next_poll(99), at(99));
+        assert_eq!(next_poll(100), at(70), "the last look");
+        assert_eq!(next_poll(101), at(70), "the last look");
+        assert_eq!(
+            cadence.next_poll(at(80), at(101), at(100)),
+            at(80),
+            "never before the earliest"
+        );
+    }
+
+    /// Pinned: a version of ours that jittered otherwise would plan otherwise from the same history.
+    #[test]
+    fn jitter_is_the_same_for_ever() {
+        let of = |id, attempt| jittered(Duration::from_secs(300), OperationId(id), attempt);
+        let spans = [of(0, 0), of(1, 0), of(1 << 64, 0), of(1 << 70, 0), of(7, 1), of(7, 2)];
+        insta::assert_compact_debug_snapshot!(spans, @"[326.5s, 316.997s, 316.997s, 325.147s, 321.709s, 320.719s]");
+        assert_eq!(of(1, 0), of(1 << 64, 0), "both halves count alike");
+        assert_eq!(jittered(Duration::from_millis(9), OperationId(7), 1), Duration::from_millis(9));
+    }
+}
