@@ -20,8 +20,11 @@
 //! * **No deciding.** A store never counts attempts, plans retries or picks outcomes. What is due
 //!   is derived from the state it is given, by [`Agenda`](crate::operation::Agenda).
 
+mod columns;
 pub mod memory;
+pub mod postgres;
 mod records;
+mod remembered;
 pub mod sqlite;
 
 use std::sync::Arc;

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use bytes::Bytes;
 use jiff::Timestamp;
+use sha2::{Digest, Sha256};
 
 use super::Message;
 use crate::callback::{Callback, CallbackId};
@@ -361,5 +362,21 @@ impl Registration {
             && self.reference.id == other.reference.id
             && self.callback_url == other.callback_url
             && self.client_state == other.client_state
+    }
+
+    /// Tells the same registration again: a digest of what [`Registration::is_same_as`] compares
+    /// besides the caller.
+    pub(super) fn likeness(&self) -> Vec<u8> {
+        let mut digest = Sha256::new();
+        let parts =
+            [Some(&self.reference.id), Some(&self.callback_url), self.client_state.as_ref()];
+        for part in parts {
+            // Length first, so that no two lists of parts read alike; one more than it, so that the
+            // empty text is not the absent one.
+            let length = part.map_or(0, |part| part.len() as u64 + 1);
+            digest.update(length.to_be_bytes());
+            digest.update(part.map(String::as_str).unwrap_or_default());
+        }
+        digest.finalize().iter().take(16).copied().collect()
     }
 }

@@ -9,11 +9,11 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::SqliteStore;
 use super::error::Context;
-use super::lives::millis;
-use super::remembered::Remembered;
 use super::row::Columns;
 use crate::courier::SigningSecret;
 use crate::graph;
+use crate::store::columns::{Fields as _, millis};
+use crate::store::remembered::Remembered;
 use crate::store::{
     ApiKey, CallerName, ConnectionSummary, Directory, KeyDigest, Page, SigningSecretSummary,
     StoreError,

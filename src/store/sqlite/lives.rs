@@ -3,47 +3,31 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, named_params, params};
-use secrecy::{ExposeSecret, SecretString};
-use sha2::{Digest, Sha256};
+use secrecy::SecretString;
 
 use super::error::Context;
-use super::row::{CallbackStateColumns, Columns, StateColumns};
+use super::row::Columns;
 use super::schedule::Key;
 use super::{directory, schedule};
 use crate::callback::{Callback, CallbackId};
-use crate::graph::{AccessToken, ApiVersion, Credential, Reference};
+use crate::graph::{AccessToken, Credential};
 use crate::lane::{self, LaneName};
 use crate::operation::{Operation, OperationId};
+use crate::store::columns::{
+    CallbackStateColumns, CredentialColumns, Fields as _, StateColumns, token_place,
+};
 use crate::store::{
     Identity, Notice, OwedCallback, Registration, StoreError, StoredCallback, Tracked,
 };
 use crate::vault::Vault;
-
-/// Tells the same registration again: a digest of what [`Registration::is_same_as`] compares.
-fn likeness(graph_id: &str, callback_url: &str, client_state: Option<&str>) -> Vec<u8> {
-    let mut digest = Sha256::new();
-    for part in [Some(graph_id), Some(callback_url), client_state] {
-        // Length first, so that no two lists of parts read alike; one more than it, so that the
-        // empty text is not the absent one.
-        let length = part.map_or(0, |part| part.len() as u64 + 1);
-        digest.update(length.to_be_bytes());
-        digest.update(part.unwrap_or_default());
-    }
-    digest.finalize().iter().take(16).copied().collect()
-}
 
 /// The live operation that a registration repeats.
 pub(super) fn alike(
     connection: &Connection,
     registration: &Registration,
 ) -> Result<Option<Tracked>, StoreError> {
-    let likeness = likeness(
-        &registration.reference.id,
-        &registration.callback_url,
-        registration.client_state.as_deref(),
-    );
+    let likeness = registration.likeness();
     let sql = "SELECT * FROM operations WHERE caller = ?1 AND likeness = ?2 AND rested_at IS NULL";
     one_operation(connection, sql, params![registration.caller.as_str(), likeness])
 }
@@ -57,13 +41,10 @@ pub(super) fn insert_operation(
     let operation = &registration.operation;
     let lane =
         schedule::lane(connection, policy, &LaneName::graph(registration.credential.identity()))?;
-    let credential = CredentialColumns::seal(vault, operation.id, &registration.credential)?;
+    let credential = CredentialColumns::seal(vault, operation.id, &registration.credential)
+        .context("sealing a token")?;
     let state = StateColumns::from(&operation.state);
-    let likeness = likeness(
-        &registration.reference.id,
-        &registration.callback_url,
-        registration.client_state.as_deref(),
-    );
+    let likeness = registration.likeness();
     let sql = "INSERT INTO operations (id, caller, graph_version, graph_id, connection, \
         sealed_token, token_expires_at, lane, callback_url, callback_origin, client_state, \
         likeness, registered_at, deadline, polls, callbacks, state, next_poll_at, troubles, \
@@ -245,7 +226,7 @@ pub(super) fn replace_credential(
     credential: &Credential,
 ) -> Result<(), StoreError> {
     let lane = schedule::lane(connection, policy, &LaneName::graph(credential.identity()))?;
-    let columns = CredentialColumns::seal(vault, id, credential)?;
+    let columns = CredentialColumns::seal(vault, id, credential).context("sealing a token")?;
     let sql = "UPDATE operations SET connection = ?2, sealed_token = ?3, token_expires_at = ?4, \
         lane = ?5 WHERE id = ?1 RETURNING number";
     let updated = connection.prepare_cached(sql).and_then(|mut statement| {
@@ -343,69 +324,10 @@ fn one_operation(
 
 /// A row of `operations`.
 pub(super) fn tracked(row: &rusqlite::Row<'_>) -> Result<Tracked, StoreError> {
-    let columns = Columns { table: "operations", row };
-    let identity = match columns.get("connection")? {
-        Some(name) => Identity::Connection(name),
-        None => Identity::HandedIn { expires_at: columns.time("token_expires_at")? },
-    };
-    Ok(Tracked {
-        operation: columns.operation()?,
-        caller: columns.word("caller", |text| text.parse().ok())?,
-        reference: Reference {
-            version: columns.word("graph_version", |text| text.parse::<ApiVersion>().ok())?,
-            id: columns.get("graph_id")?,
-        },
-        identity,
-        callback_url: columns.get("callback_url")?,
-        client_state: columns.get("client_state")?,
-        last_body: columns.get::<Option<Vec<u8>>>("last_body")?.map(Bytes::from),
-    })
+    Columns { table: "operations", row }.tracked()
 }
 
 /// A row of `callbacks`.
 pub(super) fn stored_callback(row: &rusqlite::Row<'_>) -> Result<StoredCallback, StoreError> {
-    let columns = Columns { table: "callbacks", row };
-    Ok(StoredCallback {
-        callback: columns.callback()?,
-        caller: columns.word("caller", |text| text.parse().ok())?,
-        notice: Notice(columns.get("notice")?),
-        url: columns.get("url")?,
-        body: columns.get::<Vec<u8>>("body")?.into(),
-    })
-}
-
-/// The columns of `operations` that hold what it proves itself with.
-struct CredentialColumns {
-    connection: Option<String>,
-    sealed_token: Option<Vec<u8>>,
-    token_expires_at: Option<i64>,
-}
-
-impl CredentialColumns {
-    fn seal(vault: &Vault, id: OperationId, credential: &Credential) -> Result<Self, StoreError> {
-        match credential {
-            Credential::Connection(connection) => Ok(Self {
-                connection: Some(connection.name.clone()),
-                sealed_token: None,
-                token_expires_at: None,
-            }),
-            Credential::Token(AccessToken { secret, expires_at }) => {
-                let sealed = vault.seal(&token_place(id), secret.expose_secret().as_bytes());
-                Ok(Self {
-                    connection: None,
-                    sealed_token: Some(sealed.context("sealing a token")?),
-                    token_expires_at: Some(expires_at.as_millisecond()),
-                })
-            }
-        }
-    }
-}
-
-fn token_place(id: OperationId) -> String {
-    format!("operations/{id}/token")
-}
-
-/// Milliseconds, or null.
-pub(super) fn millis(at: Option<Timestamp>) -> Option<i64> {
-    at.map(Timestamp::as_millisecond)
+    Columns { table: "callbacks", row }.stored_callback()
 }

@@ -11,7 +11,6 @@ mod lives;
 mod lock;
 mod log;
 mod reader;
-mod remembered;
 mod row;
 mod schedule;
 mod schema;

@@ -6,10 +6,10 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::error::Context;
-use super::lives::millis;
-use super::row::{Columns, StoredLane, write_slots};
+use super::row::Columns;
 use crate::lane::{self, Lane, LaneName, Report, share};
 use crate::operation::{Agenda, after};
+use crate::store::columns::{Fields as _, StoredLane, millis, write_slots};
 use crate::store::{Step, StoreError};
 
 /// The key of a row of `steps`.

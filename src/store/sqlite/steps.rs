@@ -15,6 +15,7 @@ use crate::callback::CallbackId;
 use crate::graph::Credential;
 use crate::lane::{self, LaneName};
 use crate::operation::after;
+use crate::store::columns::Fields as _;
 use crate::store::{
     Amended, Amendment, Attempt, Change, Claim, Claimed, Commit, Committed, Idempotency, Message,
     Registered, Registration, Step, StoreError, Work,
@@ -275,19 +276,7 @@ pub(super) fn attempts(
     let mut statement = database.prepare_cached(sql).context(doing)?;
     let rows = statement
         .query_map(params![id.operation.to_string(), id.number, limit], |row| {
-            let columns = Columns { table: "attempts", row };
-            let read = || {
-                Ok(Attempt {
-                    number: columns.get("number")?,
-                    at: columns.time("at")?,
-                    took_ms: columns.get("took_ms")?,
-                    status: columns.get("status")?,
-                    failure: columns.get("failure")?,
-                    detail: columns.get("detail")?,
-                    answer: columns.get::<Vec<u8>>("answer")?.into(),
-                })
-            };
-            Ok(read())
+            Ok(Columns { table: "attempts", row }.attempt())
         })
         .context(doing)?;
     let mut attempts: Vec<Attempt> =

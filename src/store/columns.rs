@@ -1,0 +1,323 @@
+//! Rows to values and back, the same for every backend that keeps rows, with errors that name table,
+//! column and row.
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use secrecy::ExposeSecret as _;
+
+use super::{Attempt, Identity, Notice, StoreError, StoredCallback, Tracked};
+use crate::callback::{self, Callback, CallbackId, Reason};
+use crate::graph::{AccessToken, ApiVersion, Credential, Reference};
+use crate::lane::{Lane, LaneName, Slot};
+use crate::operation::{Operation, OperationId, Outcome, Refusal, State, Watch};
+use crate::vault::{Vault, VaultError};
+
+/// The value of a column is not one that we write.
+#[derive(Debug, thiserror::Error)]
+#[error("unexpected value {0:?}")]
+pub(super) struct Unexpected(String);
+
+/// A row of a table, read by the names of its columns.
+///
+/// A backend says how one value is read; what values mean stands here once.
+pub(super) trait Fields {
+    fn number_or_null(&self, column: &'static str) -> Result<Option<i64>, StoreError>;
+
+    fn text_or_null(&self, column: &'static str) -> Result<Option<String>, StoreError>;
+
+    fn bytes_or_null(&self, column: &'static str) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// Reports a value that is not one that we write.
+    fn inconsistent(&self, column: &'static str, source: anyhow::Error) -> StoreError;
+
+    fn text(&self, column: &'static str) -> Result<String, StoreError> {
+        self.present(column, self.text_or_null(column)?)
+    }
+
+    fn bytes(&self, column: &'static str) -> Result<Vec<u8>, StoreError> {
+        self.present(column, self.bytes_or_null(column)?)
+    }
+
+    /// A number that fits into `T`.
+    fn number<T>(&self, column: &'static str) -> Result<T, StoreError>
+    where
+        T: TryFrom<i64, Error: std::error::Error + Send + Sync + 'static>,
+    {
+        let number = self.present(column, self.number_or_null(column)?)?;
+        T::try_from(number).map_err(|error| self.inconsistent(column, error.into()))
+    }
+
+    fn present<T>(&self, column: &'static str, value: Option<T>) -> Result<T, StoreError> {
+        value.ok_or_else(|| self.inconsistent(column, Unexpected("null".to_owned()).into()))
+    }
+
+    /// Reads a column of text as what its words stand for.
+    fn word<T>(
+        &self,
+        column: &'static str,
+        read: impl FnOnce(&str) -> Option<T>,
+    ) -> Result<T, StoreError> {
+        let word = self.text(column)?;
+        read(&word).ok_or_else(|| self.inconsistent(column, Unexpected(word).into()))
+    }
+
+    fn time(&self, column: &'static str) -> Result<Timestamp, StoreError> {
+        self.present(column, self.time_or_null(column)?)
+    }
+
+    fn time_or_null(&self, column: &'static str) -> Result<Option<Timestamp>, StoreError> {
+        let time = self.number_or_null(column)?.map(Timestamp::from_millisecond).transpose();
+        time.map_err(|error| self.inconsistent(column, error.into()))
+    }
+
+    /// The life in a row of `operations`.
+    fn operation(&self) -> Result<Operation, StoreError> {
+        let state = match self.text("state")?.as_str() {
+            "watching" => State::Watching(Watch {
+                next_poll_at: self.time("next_poll_at")?,
+                troubles: self.number("troubles")?,
+                rejections: self.number("rejections")?,
+                refusals: self.number("refusals")?,
+            }),
+            "blocked" => State::Blocked {
+                refusal: self.word("refusal", Refusal::from_word)?,
+                until: self.time("blocked_until")?,
+                earliest_poll_at: self.time("earliest_poll_at")?,
+            },
+            "settled" => State::Settled {
+                outcome: self.word("outcome", Outcome::from_word)?,
+                at: self.time("rested_at")?,
+            },
+            "cancelled" => State::Cancelled { at: self.time("rested_at")? },
+            other => {
+                return Err(self.inconsistent("state", Unexpected(other.to_owned()).into()));
+            }
+        };
+        Ok(Operation {
+            id: self.word("id", |text| text.parse().ok())?,
+            registered_at: self.time("registered_at")?,
+            deadline: self.time("deadline")?,
+            polls: self.number("polls")?,
+            callbacks: self.number("callbacks")?,
+            state,
+        })
+    }
+
+    /// A row of `operations`.
+    fn tracked(&self) -> Result<Tracked, StoreError> {
+        let identity = match self.text_or_null("connection")? {
+            Some(name) => Identity::Connection(name),
+            None => Identity::HandedIn { expires_at: self.time("token_expires_at")? },
+        };
+        Ok(Tracked {
+            operation: self.operation()?,
+            caller: self.word("caller", |text| text.parse().ok())?,
+            reference: Reference {
+                version: self.word("graph_version", |text| text.parse::<ApiVersion>().ok())?,
+                id: self.text("graph_id")?,
+            },
+            identity,
+            callback_url: self.text("callback_url")?,
+            client_state: self.text_or_null("client_state")?,
+            last_body: self.bytes_or_null("last_body")?.map(Bytes::from),
+        })
+    }
+
+    /// The life in a row of `callbacks`.
+    fn callback(&self) -> Result<Callback, StoreError> {
+        let state = match self.text("state")?.as_str() {
+            "pending" => callback::State::Pending {
+                tries: self.number("tries")?,
+                next_attempt_at: self.time("next_attempt_at")?,
+                give_up_at: self.time("give_up_at")?,
+            },
+            "delivered" => callback::State::Delivered { at: self.time("rested_at")? },
+            "undeliverable" => callback::State::Undeliverable {
+                reason: self.word("reason", Reason::from_word)?,
+                at: self.time("rested_at")?,
+            },
+            other => {
+                return Err(self.inconsistent("state", Unexpected(other.to_owned()).into()));
+            }
+        };
+        let id = CallbackId {
+            operation: self.word("operation_id", |text| text.parse().ok())?,
+            number: self.number("number")?,
+        };
+        let (owed_at, attempts) = (self.time("owed_at")?, self.number("attempts")?);
+        Ok(Callback { id, owed_at, attempts, state })
+    }
+
+    /// A row of `callbacks`.
+    fn stored_callback(&self) -> Result<StoredCallback, StoreError> {
+        Ok(StoredCallback {
+            callback: self.callback()?,
+            caller: self.word("caller", |text| text.parse().ok())?,
+            notice: Notice(self.text("notice")?),
+            url: self.text("url")?,
+            body: self.bytes("body")?.into(),
+        })
+    }
+
+    /// A row of `attempts`.
+    fn attempt(&self) -> Result<Attempt, StoreError> {
+        let status = self.number_or_null("status")?.map(u16::try_from).transpose();
+        Ok(Attempt {
+            number: self.number("number")?,
+            at: self.time("at")?,
+            took_ms: self.number("took_ms")?,
+            status: status.map_err(|error| self.inconsistent("status", error.into()))?,
+            failure: self.text_or_null("failure")?,
+            detail: self.text_or_null("detail")?,
+            answer: self.bytes("answer")?.into(),
+        })
+    }
+
+    /// A row of `lanes`.
+    fn lane(&self) -> Result<StoredLane, StoreError> {
+        let name = self.word("name", LaneName::parse)?;
+        let lane = Lane {
+            kind: name.kind,
+            allowance: self.number("allowance")?,
+            failures: self.number("failures")?,
+            paused_until: self.time_or_null("paused_until")?,
+            slots: self.word("slots", read_slots)?,
+        };
+        Ok(StoredLane { name, lane, served_at: self.time("served_at")? })
+    }
+}
+
+/// A row of `lanes`.
+pub(super) struct StoredLane {
+    pub(super) name: LaneName,
+    pub(super) lane: Lane,
+    pub(super) served_at: Timestamp,
+}
+
+/// The columns of `operations` that follow from the state; null where they say nothing.
+#[derive(Default)]
+pub(super) struct StateColumns {
+    pub(super) next_poll_at: Option<i64>,
+    pub(super) troubles: Option<u32>,
+    pub(super) rejections: Option<u32>,
+    pub(super) refusals: Option<u32>,
+    pub(super) refusal: Option<&'static str>,
+    pub(super) blocked_until: Option<i64>,
+    pub(super) earliest_poll_at: Option<i64>,
+    pub(super) outcome: Option<&'static str>,
+    pub(super) rested_at: Option<i64>,
+}
+
+impl From<&State> for StateColumns {
+    fn from(state: &State) -> Self {
+        let nothing = Self::default();
+        match state {
+            State::Watching(watch) => Self {
+                next_poll_at: Some(watch.next_poll_at.as_millisecond()),
+                troubles: Some(watch.troubles),
+                rejections: Some(watch.rejections),
+                refusals: Some(watch.refusals),
+                ..nothing
+            },
+            State::Blocked { refusal, until, earliest_poll_at } => Self {
+                refusal: Some(refusal.as_str()),
+                blocked_until: Some(until.as_millisecond()),
+                earliest_poll_at: Some(earliest_poll_at.as_millisecond()),
+                ..nothing
+            },
+            State::Settled { outcome, at } => Self {
+                outcome: Some(outcome.as_str()),
+                rested_at: Some(at.as_millisecond()),
+                ..nothing
+            },
+            State::Cancelled { at } => Self { rested_at: Some(at.as_millisecond()), ..nothing },
+        }
+    }
+}
+
+/// The columns of `callbacks` that follow from the state; null where they say nothing.
+#[derive(Default)]
+pub(super) struct CallbackStateColumns {
+    pub(super) tries: Option<u32>,
+    pub(super) next_attempt_at: Option<i64>,
+    pub(super) give_up_at: Option<i64>,
+    pub(super) reason: Option<&'static str>,
+    pub(super) rested_at: Option<i64>,
+}
+
+impl From<&callback::State> for CallbackStateColumns {
+    fn from(state: &callback::State) -> Self {
+        let nothing = Self::default();
+        match state {
+            callback::State::Pending { tries, next_attempt_at, give_up_at } => Self {
+                tries: Some(*tries),
+                next_attempt_at: Some(next_attempt_at.as_millisecond()),
+                give_up_at: Some(give_up_at.as_millisecond()),
+                ..nothing
+            },
+            callback::State::Delivered { at } => {
+                Self { rested_at: Some(at.as_millisecond()), ..nothing }
+            }
+            callback::State::Undeliverable { reason, at } => Self {
+                reason: Some(reason.as_str()),
+                rested_at: Some(at.as_millisecond()),
+                ..nothing
+            },
+        }
+    }
+}
+
+fn read_slots(text: &str) -> Option<Vec<Slot>> {
+    let slot = |text: &str| {
+        let (token, until) = text.split_once('@')?;
+        let busy_until = Timestamp::from_millisecond(until.parse().ok()?).ok()?;
+        Some(Slot { token: token.parse().ok()?, busy_until })
+    };
+    text.split_ascii_whitespace().map(slot).collect()
+}
+
+pub(super) fn write_slots(slots: &[Slot]) -> String {
+    let slot = |slot: &Slot| format!("{}@{}", slot.token, slot.busy_until.as_millisecond());
+    slots.iter().map(slot).collect::<Vec<_>>().join(" ")
+}
+
+/// The columns of `operations` that hold what it proves itself with.
+pub(super) struct CredentialColumns {
+    pub(super) connection: Option<String>,
+    pub(super) sealed_token: Option<Vec<u8>>,
+    pub(super) token_expires_at: Option<i64>,
+}
+
+impl CredentialColumns {
+    pub(super) fn seal(
+        vault: &Vault,
+        id: OperationId,
+        credential: &Credential,
+    ) -> Result<Self, VaultError> {
+        match credential {
+            Credential::Connection(connection) => Ok(Self {
+                connection: Some(connection.name.clone()),
+                sealed_token: None,
+                token_expires_at: None,
+            }),
+            Credential::Token(AccessToken { secret, expires_at }) => {
+                let sealed = vault.seal(&token_place(id), secret.expose_secret().as_bytes());
+                Ok(Self {
+                    connection: None,
+                    sealed_token: Some(sealed?),
+                    token_expires_at: Some(expires_at.as_millisecond()),
+                })
+            }
+        }
+    }
+}
+
+/// What a sealed token is bound to.
+pub(super) fn token_place(id: OperationId) -> String {
+    format!("operations/{id}/token")
+}
+
+/// Milliseconds, or null.
+pub(super) fn millis(at: Option<Timestamp>) -> Option<i64> {
+    at.map(Timestamp::as_millisecond)
+}

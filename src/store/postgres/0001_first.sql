@@ -1,0 +1,181 @@
+-- Times are milliseconds since 1970-01-01T00:00:00Z. What is sealed is so by the vault, bound to
+-- its table and key. What is compared or sorted by is in the "C" order whatever the database's is,
+-- or pages of a list would depend on it.
+
+-- One row: proves at start that the master key is the one this database was made with.
+CREATE TABLE installation (
+    only_one BOOLEAN PRIMARY KEY CHECK (only_one),
+    sealed_check BYTEA NOT NULL
+);
+
+CREATE TABLE callers (
+    name TEXT COLLATE "C" PRIMARY KEY,
+    created_at BIGINT NOT NULL,
+    default_connection TEXT COLLATE "C"
+);
+
+-- How many operations of a caller are not at rest: the sum of its shards, one of which may be below
+-- zero. A single row would let only one transaction at a time register for a caller.
+CREATE TABLE live_operations (
+    caller TEXT COLLATE "C" NOT NULL REFERENCES callers (name) ON DELETE CASCADE,
+    shard INTEGER NOT NULL,
+    live BIGINT NOT NULL,
+    PRIMARY KEY (caller, shard)
+) WITH (fillfactor = 50);
+
+CREATE TABLE api_keys (
+    digest BYTEA PRIMARY KEY,
+    id TEXT COLLATE "C" NOT NULL,
+    caller TEXT COLLATE "C" NOT NULL REFERENCES callers (name),
+    created_at BIGINT NOT NULL
+);
+CREATE UNIQUE INDEX api_keys_by_caller ON api_keys (caller, id);
+
+CREATE TABLE signing_secrets (
+    caller TEXT COLLATE "C" NOT NULL REFERENCES callers (name),
+    id INTEGER NOT NULL,
+    sealed_secret BYTEA NOT NULL,
+    created_at BIGINT NOT NULL,
+    expires_at BIGINT,
+    PRIMARY KEY (caller, id)
+);
+
+CREATE TABLE connections (
+    caller TEXT COLLATE "C" NOT NULL REFERENCES callers (name),
+    name TEXT COLLATE "C" NOT NULL,
+    tenant TEXT NOT NULL,
+    client_id TEXT NOT NULL,
+    sealed_client_secret BYTEA NOT NULL,
+    created_at BIGINT NOT NULL,
+    PRIMARY KEY (caller, name)
+);
+
+-- Written by every claim and every commit, so pages have room for the next version of a row, and
+-- what was is cleared away soon.
+CREATE TABLE lanes (
+    lane BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    name TEXT COLLATE "C" NOT NULL UNIQUE,
+    allowance BIGINT NOT NULL,
+    failures BIGINT NOT NULL,
+    paused_until BIGINT,
+    -- Busy slots, as `token@busy_until` with a space between.
+    slots TEXT NOT NULL,
+    -- When a step was last handed out here, by which lanes take turns.
+    served_at BIGINT NOT NULL,
+    -- A claim need not look here before this; null while nothing waits.
+    ready_at BIGINT
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
+CREATE INDEX lanes_by_readiness ON lanes (ready_at) WHERE ready_at IS NOT NULL;
+
+-- A poll that finds nothing new changes no column that is indexed, so there is room on the page for
+-- the row to stay where it is.
+CREATE TABLE operations (
+    -- What other rows know it by that are many and should be short.
+    number BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    id TEXT COLLATE "C" NOT NULL UNIQUE,
+    caller TEXT COLLATE "C" NOT NULL REFERENCES callers (name),
+    graph_version TEXT NOT NULL,
+    graph_id TEXT NOT NULL,
+    -- Either a connection of the caller's, or a token that was handed in.
+    connection TEXT COLLATE "C",
+    sealed_token BYTEA,
+    token_expires_at BIGINT,
+    lane BIGINT NOT NULL,
+    callback_url TEXT NOT NULL,
+    callback_origin TEXT NOT NULL,
+    client_state TEXT,
+    -- Digest of Graph id, callback URL and client state: tells the same registration again.
+    likeness BYTEA NOT NULL,
+    registered_at BIGINT NOT NULL,
+    deadline BIGINT NOT NULL,
+    polls BIGINT NOT NULL,
+    callbacks BIGINT NOT NULL,
+    state TEXT NOT NULL,
+    -- watching
+    next_poll_at BIGINT,
+    troubles BIGINT,
+    rejections BIGINT,
+    refusals BIGINT,
+    -- blocked
+    refusal TEXT,
+    blocked_until BIGINT,
+    earliest_poll_at BIGINT,
+    -- settled, cancelled
+    outcome TEXT,
+    rested_at BIGINT,
+    -- The operation as Graph last sent it, byte for byte.
+    last_body BYTEA
+) WITH (fillfactor = 85);
+CREATE UNIQUE INDEX operations_alike ON operations (caller, likeness) WHERE rested_at IS NULL;
+CREATE INDEX operations_by_caller ON operations (caller, id);
+CREATE INDEX operations_by_state ON operations (caller, state, id);
+CREATE INDEX operations_at_rest ON operations (rested_at) WHERE rested_at IS NOT NULL;
+CREATE INDEX operations_by_connection ON operations (caller, connection)
+    WHERE rested_at IS NULL AND connection IS NOT NULL;
+
+-- What is to happen by itself, a narrow row for each operation and callback that is not at rest.
+-- Derived from their states, and kept in step with them by every transaction.
+CREATE TABLE steps (
+    operation BIGINT NOT NULL REFERENCES operations (number) ON DELETE CASCADE,
+    -- Which callback of the operation's; 0 for the operation itself.
+    callback BIGINT NOT NULL,
+    lane BIGINT NOT NULL,
+    -- While the step is claimed, the end of the lease.
+    due_at BIGINT,
+    lapse_at BIGINT NOT NULL,
+    -- Of the newest claim, while it is not spent.
+    token BIGINT,
+    PRIMARY KEY (operation, callback)
+) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
+CREATE INDEX steps_by_lane ON steps (lane, due_at);
+CREATE INDEX steps_by_lapse ON steps (lapse_at);
+
+CREATE TABLE callbacks (
+    operation_id TEXT COLLATE "C" NOT NULL REFERENCES operations (id) ON DELETE CASCADE,
+    number BIGINT NOT NULL,
+    caller TEXT COLLATE "C" NOT NULL,
+    notice TEXT NOT NULL,
+    url TEXT NOT NULL,
+    body BYTEA NOT NULL,
+    owed_at BIGINT NOT NULL,
+    attempts BIGINT NOT NULL,
+    state TEXT NOT NULL,
+    -- pending
+    tries BIGINT,
+    next_attempt_at BIGINT,
+    give_up_at BIGINT,
+    -- undeliverable
+    reason TEXT,
+    -- delivered, undeliverable
+    rested_at BIGINT,
+    PRIMARY KEY (operation_id, number)
+) WITH (fillfactor = 85);
+CREATE INDEX callbacks_by_caller ON callbacks (caller, operation_id, number);
+CREATE INDEX callbacks_by_state ON callbacks (caller, state, operation_id, number);
+
+CREATE TABLE attempts (
+    operation_id TEXT COLLATE "C" NOT NULL,
+    callback_number BIGINT NOT NULL,
+    number BIGINT NOT NULL,
+    at BIGINT NOT NULL,
+    took_ms BIGINT NOT NULL,
+    status BIGINT,
+    failure TEXT,
+    detail TEXT,
+    answer BYTEA NOT NULL,
+    PRIMARY KEY (operation_id, callback_number, number),
+    FOREIGN KEY (operation_id, callback_number)
+        REFERENCES callbacks (operation_id, number) ON DELETE CASCADE
+);
+
+CREATE TABLE idempotency_keys (
+    caller TEXT COLLATE "C" NOT NULL,
+    key TEXT COLLATE "C" NOT NULL,
+    request_digest BYTEA NOT NULL,
+    operation_id TEXT COLLATE "C" NOT NULL,
+    -- Null where the first request found an operation that was there already.
+    answer BYTEA,
+    first_used_at BIGINT NOT NULL,
+    PRIMARY KEY (caller, key)
+);
+CREATE INDEX idempotency_keys_by_age ON idempotency_keys (first_used_at);

@@ -1,0 +1,225 @@
+//! Ways to the database: where it is, how we speak to it, and for how long we wait.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use deadpool_postgres::{
+    Hook, HookError, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Timeouts,
+    Transaction,
+};
+use futures_util::future::BoxFuture;
+use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::OpenError;
+use super::error::{Context as _, retried};
+use crate::store::StoreError;
+use crate::tls;
+
+/// Connections of one replica. More of them do not make a database faster that has as many cores.
+const CONNECTIONS: usize = 16;
+
+/// How long a connection may take to be made, or to become free.
+const TO_CONNECT: Duration = Duration::from_secs(5);
+
+/// How long a transaction may take, as seen from here: longer than the server's own limits below,
+/// and much shorter than a lease.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// What the server holds us to, should we be the ones who hang.
+const SESSION: &str = "SET statement_timeout = '10s'; SET lock_timeout = '5s'; \
+    SET idle_in_transaction_session_timeout = '20s'; SET synchronous_commit = on";
+
+/// Where a PostgreSQL is: `postgres://user:password@host:port/name`, with the parameters of libpq,
+/// several hosts among them.
+///
+/// Where TLS is used, the server's certificate is always verified, whatever the `sslmode`. Without
+/// one, it is used unless all hosts are on this machine.
+#[derive(Clone)]
+pub struct Address {
+    config: tokio_postgres::Config,
+    roots: Option<PathBuf>,
+}
+
+/// Why a text is not the address of a PostgreSQL.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidAddress {
+    #[error("expected postgres://user:password@host:port/database, with parameters of libpq")]
+    Malformed(#[source] tokio_postgres::Error),
+    #[error("sslmode must be disable, require or verify-full; with TLS we always verify")]
+    SslMode,
+}
+
+impl FromStr for Address {
+    type Err = InvalidAddress;
+
+    fn from_str(text: &str) -> Result<Self, InvalidAddress> {
+        // What the library does not know is taken out before it reads the rest.
+        let (base, query) = text.split_once('?').unwrap_or((text, ""));
+        let (mut mode, mut roots, mut others) = (None, None, Vec::new());
+        for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
+            match &*name {
+                "sslmode" => mode = Some(value.into_owned()),
+                "sslrootcert" => roots = Some(PathBuf::from(value.into_owned())),
+                _ => others.push((name, value)),
+            }
+        }
+        let query =
+            url::form_urlencoded::Serializer::new(String::new()).extend_pairs(others).finish();
+        // The library reads a plus sign as itself.
+        let text = format!("{base}?{}", query.replace('+', "%20"));
+        let mut config: tokio_postgres::Config = text.parse().map_err(InvalidAddress::Malformed)?;
+        let is_here = config.get_hosts().iter().all(is_on_this_machine);
+        config.ssl_mode(match mode.as_deref() {
+            Some("disable") => SslMode::Disable,
+            Some("require" | "verify-full") => SslMode::Require,
+            Some(_) => return Err(InvalidAddress::SslMode),
+            None if is_here => SslMode::Disable,
+            None => SslMode::Require,
+        });
+        config
+            .application_name("engagement-bridge")
+            .connect_timeout(TO_CONNECT)
+            .tcp_user_timeout(PATIENCE)
+            // Of several hosts, the one that can be written to: the others are its standbys.
+            .target_session_attrs(TargetSessionAttrs::ReadWrite);
+        Ok(Self { config, roots })
+    }
+}
+
+/// Without the password.
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let hosts = self.config.get_hosts().iter().map(|host| match host {
+            Host::Tcp(name) => name.clone(),
+            Host::Unix(path) => path.display().to_string(),
+        });
+        let hosts = hosts.collect::<Vec<_>>().join(",");
+        write!(f, "postgres://{hosts}/{}", self.config.get_dbname().unwrap_or_default())
+    }
+}
+
+impl std::fmt::Debug for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(self, f)
+    }
+}
+
+fn is_on_this_machine(host: &Host) -> bool {
+    match host {
+        Host::Unix(_) => true,
+        Host::Tcp(name) => {
+            name == "localhost" || name.parse().is_ok_and(|it: std::net::IpAddr| it.is_loopback())
+        }
+    }
+}
+
+/// Connections to the database, made as they are needed.
+#[derive(Clone, Debug)]
+pub(super) struct Database {
+    pool: Pool,
+}
+
+/// What a transaction consists of. It may be run several times, of which only the last one counts.
+pub(super) trait Work<T>:
+    for<'a, 'b> Fn(&'a Transaction<'b>) -> BoxFuture<'a, Result<T, StoreError>> + Send + Sync
+{
+}
+
+impl<T, W> Work<T> for W where
+    W: for<'a, 'b> Fn(&'a Transaction<'b>) -> BoxFuture<'a, Result<T, StoreError>> + Send + Sync
+{
+}
+
+impl Database {
+    /// Makes no connection yet.
+    pub(super) fn new(address: &Address) -> Result<Self, OpenError> {
+        let roots = match &address.roots {
+            None => None,
+            Some(path) => {
+                let unreadable = |source| OpenError::Roots { path: path.clone(), source };
+                Some(std::fs::read(path).map_err(unreadable)?)
+            }
+        };
+        let connect = MakeRustlsConnect::new(tls::client_config(roots.as_deref())?);
+        let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+        let manager = Manager::from_config(address.config.clone(), connect, recycling);
+        let set_up = Hook::async_fn(|client, _| {
+            Box::pin(async move { client.batch_execute(SESSION).await.map_err(HookError::Backend) })
+        });
+        let pool = Pool::builder(manager)
+            .max_size(CONNECTIONS)
+            .runtime(Runtime::Tokio1)
+            .timeouts(Timeouts {
+                wait: Some(TO_CONNECT),
+                create: Some(TO_CONNECT),
+                recycle: Some(TO_CONNECT),
+            })
+            .post_create(set_up)
+            .build()
+            .map_err(|error| OpenError::Pool(error.into()))?;
+        Ok(Self { pool })
+    }
+
+    /// Runs `work` as one transaction, again where others got into its way.
+    pub(super) async fn transaction<T: Send>(&self, work: impl Work<T>) -> Result<T, StoreError> {
+        retried(|| {
+            self.in_time(async {
+                let mut lent = self.lend().await?;
+                let transaction =
+                    lent.client()?.transaction().await.context("beginning a transaction")?;
+                let result = match work(&transaction).await {
+                    Ok(value) => transaction.commit().await.context("committing").map(|()| value),
+                    // Dropping it takes back what it did.
+                    Err(error) => {
+                        drop(transaction);
+                        Err(error)
+                    }
+                };
+                lent.give_back();
+                result
+            })
+        })
+        .await
+    }
+
+    /// A connection for as long as it is held.
+    pub(super) async fn lend(&self) -> Result<Lent, StoreError> {
+        let client = self.pool.get().await.context("connecting to the database")?;
+        Ok(Lent(Some(client)))
+    }
+
+    /// Gives up on what takes too long: a server that hangs, or a network that has lost us.
+    async fn in_time<T>(
+        &self,
+        work: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        tokio::time::timeout(PATIENCE, work).await.unwrap_or_else(|_| {
+            let silence = anyhow::anyhow!("no answer of the database within {PATIENCE:?}");
+            Err(StoreError::Unavailable(silence))
+        })
+    }
+}
+
+/// A connection that is closed, not used again, unless it is given back: whoever gave up on an
+/// answer does not know in what state it is.
+pub(super) struct Lent(Option<Object>);
+
+impl Lent {
+    pub(super) fn client(&mut self) -> Result<&mut Object, StoreError> {
+        self.0.as_mut().ok_or(StoreError::Closed)
+    }
+
+    pub(super) fn give_back(mut self) {
+        drop(self.0.take());
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if let Some(client) = self.0.take() {
+            drop(Object::take(client));
+        }
+    }
+}
