@@ -1,4 +1,6 @@
-//! What tests share: plain values to start from.
+//! What tests share: plain values to start from, and PostgreSQL.
+
+pub(crate) mod postgres;
 
 use std::time::Duration;
 
