@@ -154,9 +154,10 @@ mod tests {
     /// Pinned: a version of ours that jittered otherwise would plan otherwise from the same history.
     #[test]
     fn jitter_is_the_same_for_ever() {
-        let of = |id, attempt| jittered(Duration::from_secs(300), OperationId(id), attempt);
-        let spans = [of(0, 0), of(1, 0), of(1 << 64, 0), of(1 << 70, 0), of(7, 1), of(7, 2)];
-        insta::assert_compact_debug_snapshot!(spans, @"[326.5s, 316.997s, 316.997s, 325.147s, 321.709s, 320.719s]");
+        let of = |id, attempt| jittered(Duration::from_mins(5), OperationId(id), attempt);
+        let id = 0x0192_ab3c_4d5e_7f60_8a1b_2c3d_4e5f_6071;
+        let spans = [of(0, 0), of(1, 0), of(1 << 70, 0), of(7, 1), of(id, 1), of(id, 0x01ff_ffff)];
+        insta::assert_compact_debug_snapshot!(spans, @"[326.5s, 316.997s, 325.147s, 321.709s, 309.589s, 301.33s]");
         assert_eq!(of(1, 0), of(1 << 64, 0), "both halves count alike");
         assert_eq!(jittered(Duration::from_millis(9), OperationId(7), 1), Duration::from_millis(9));
     }

@@ -18,7 +18,7 @@ CREATE TABLE callers (
 -- zero. A single row would let only one transaction at a time register for a caller.
 CREATE TABLE live_operations (
     caller TEXT COLLATE "C" NOT NULL REFERENCES callers (name) ON DELETE CASCADE,
-    shard INTEGER NOT NULL,
+    shard BIGINT NOT NULL,
     live BIGINT NOT NULL,
     PRIMARY KEY (caller, shard)
 ) WITH (fillfactor = 50);
@@ -33,7 +33,7 @@ CREATE UNIQUE INDEX api_keys_by_caller ON api_keys (caller, id);
 
 CREATE TABLE signing_secrets (
     caller TEXT COLLATE "C" NOT NULL REFERENCES callers (name),
-    id INTEGER NOT NULL,
+    id BIGINT NOT NULL,
     sealed_secret BYTEA NOT NULL,
     created_at BIGINT NOT NULL,
     expires_at BIGINT,

@@ -9,7 +9,9 @@ use deadpool_postgres::{
     Transaction,
 };
 use futures_util::future::BoxFuture;
+use tokio_postgres::Row;
 use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
+use tokio_postgres::types::ToSql;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::OpenError;
@@ -121,7 +123,8 @@ pub(super) struct Database {
     pool: Pool,
 }
 
-/// What a transaction consists of. It may be run several times, of which only the last one counts.
+/// What a transaction consists of. It may be run several times, of which only the last one counts;
+/// so it owns what it works on, and lends it to each run.
 pub(super) trait Work<T>:
     for<'a, 'b> Fn(&'a Transaction<'b>) -> BoxFuture<'a, Result<T, StoreError>> + Send + Sync
 {
@@ -130,6 +133,14 @@ pub(super) trait Work<T>:
 impl<T, W> Work<T> for W where
     W: for<'a, 'b> Fn(&'a Transaction<'b>) -> BoxFuture<'a, Result<T, StoreError>> + Send + Sync
 {
+}
+
+/// Lets the compiler see for how long a closure borrows the transaction, which it else would not.
+pub(super) fn work<T, W>(work: W) -> W
+where
+    W: for<'a, 'b> Fn(&'a Transaction<'b>) -> BoxFuture<'a, Result<T, StoreError>> + Send + Sync,
+{
+    work
 }
 
 impl Database {
@@ -180,6 +191,27 @@ impl Database {
                 lent.give_back();
                 result
             })
+        })
+        .await
+    }
+
+    /// Runs one statement that stands for itself, prepared once for each connection.
+    pub(super) async fn query(
+        &self,
+        doing: &'static str,
+        sql: &str,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, StoreError> {
+        self.in_time(async {
+            let mut lent = self.lend().await?;
+            let client = lent.client()?;
+            let result = async {
+                let statement = client.prepare_cached(sql).await.context(doing)?;
+                client.query(&statement, params).await.context(doing)
+            };
+            let result = result.await;
+            lent.give_back();
+            result
         })
         .await
     }

@@ -17,18 +17,20 @@ pub(super) trait Context<T> {
 
 impl<T> Context<T> for Result<T, Error> {
     fn context(self, doing: &'static str) -> Result<T, StoreError> {
-        self.map_err(|error| {
-            let state = error.code().cloned();
-            of_state(state.as_ref(), anyhow::Error::new(error).context(doing))
-        })
+        self.map_err(|error| failed(error, doing))
     }
 }
 
 impl<T> Context<T> for Result<T, PoolError> {
     fn context(self, doing: &'static str) -> Result<T, StoreError> {
         self.map_err(|error| match error {
-            PoolError::Backend(error) => Err::<(), _>(error).context(doing).unwrap_err(),
-            other => StoreError::Unavailable(anyhow::Error::new(other).context(doing)),
+            PoolError::Backend(error) => failed(error, doing),
+            PoolError::Timeout(_)
+            | PoolError::Closed
+            | PoolError::NoRuntimeSpecified
+            | PoolError::PostCreateHook(_) => {
+                StoreError::Unavailable(anyhow::Error::new(error).context(doing))
+            }
         })
     }
 }
@@ -55,6 +57,31 @@ pub(super) fn is_conflict(error: &StoreError) -> bool {
             .is_some_and(|state| conflicts.contains(&state))
 }
 
+/// Whether the database would not take some value: "data exception" or "integrity constraint
+/// violation", the classes 22 and 23 of SQLSTATE.
+pub(super) fn is_about_values(error: &StoreError) -> bool {
+    let StoreError::Unavailable(error) = error else { return false };
+    let state = error.downcast_ref::<Error>().and_then(Error::code);
+    state.is_some_and(|state| state.code().starts_with("22") || state.code().starts_with("23"))
+}
+
+/// The same error, for another one who had a part in the transaction.
+pub(super) fn for_another(error: &StoreError) -> StoreError {
+    let text = |error: &anyhow::Error| anyhow::anyhow!("{error:#}");
+    match error {
+        StoreError::Full(error) => StoreError::Full(text(error)),
+        StoreError::ReadOnly(error) => StoreError::ReadOnly(text(error)),
+        StoreError::Damaged(error) => StoreError::Damaged(text(error)),
+        StoreError::Locked(error) => StoreError::Locked(text(error)),
+        StoreError::Unavailable(error) => StoreError::Unavailable(text(error)),
+        StoreError::Overloaded => StoreError::Overloaded,
+        StoreError::Closed => StoreError::Closed,
+        StoreError::Inconsistent { table, column, row, source } => {
+            StoreError::inconsistent(table, column, row, text(source))
+        }
+    }
+}
+
 /// Tries a transaction again for as long as others get into its way.
 pub(super) async fn retried<T, F>(mut work: impl FnMut() -> F + Send) -> Result<T, StoreError>
 where
@@ -71,14 +98,16 @@ where
     work().await
 }
 
-fn of_state(state: Option<&SqlState>, error: anyhow::Error) -> StoreError {
+fn failed(error: Error, doing: &'static str) -> StoreError {
+    let state = error.code().cloned();
+    let error = anyhow::Error::new(error).context(doing);
     match state {
-        Some(&SqlState::DISK_FULL) => StoreError::Full(error),
-        Some(&SqlState::READ_ONLY_SQL_TRANSACTION | &SqlState::INSUFFICIENT_PRIVILEGE) => {
+        Some(SqlState::DISK_FULL) => StoreError::Full(error),
+        Some(SqlState::READ_ONLY_SQL_TRANSACTION | SqlState::INSUFFICIENT_PRIVILEGE) => {
             StoreError::ReadOnly(error)
         }
-        Some(&SqlState::DATA_CORRUPTED | &SqlState::INDEX_CORRUPTED) => StoreError::Damaged(error),
-        Some(&SqlState::LOCK_NOT_AVAILABLE) => StoreError::Locked(error),
+        Some(SqlState::DATA_CORRUPTED | SqlState::INDEX_CORRUPTED) => StoreError::Damaged(error),
+        Some(SqlState::LOCK_NOT_AVAILABLE) => StoreError::Locked(error),
         _ => StoreError::Unavailable(error),
     }
 }

@@ -4,25 +4,69 @@
 //! order: keys, operations and steps, then lanes by number, and so hardly ever meets another in a
 //! circle; where two do, one of them is tried again. Two rules keep a step from being forgotten:
 //!
-//! * Whoever plans a step locks its lane first, and so does whoever works out when a lane is ready
-//!   again. Otherwise each could miss what the other has not committed yet.
+//! * Whoever plans a step locks its lane before it says when the lane is ready, and until its end; and
+//!   so does whoever works out when a lane is ready again. Otherwise each could miss what the other has not committed yet.
 //! * A claim waits for the lane that has been ready for longest, and passes over those that others
 //!   hold. So it never waits while it holds one, and no busy lane is passed over for ever.
 //!
 //! No transaction is held while anything outside is asked.
 
+mod batch;
 mod connect;
+mod directory;
 mod error;
+mod lives;
+mod reads;
+mod register;
 mod row;
+mod schedule;
 mod schema;
+mod steps;
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
-use crate::store::StoreError;
+use async_trait::async_trait;
+use deadpool_postgres::Transaction;
+use jiff::Timestamp;
+use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
+
+use self::batch::Batches;
+use self::connect::{Database, work};
+use self::directory::KnownDirectory;
+use self::error::Context as _;
+use self::row::Columns;
+use super::columns::Fields as _;
+use super::{
+    Amended, Amendment, Attempt, CallbackFilter, CallerName, Claimed, Commit, Committed,
+    OperationFilter, Page, Registered, Registration, Store, StoreError, StoredCallback, Tracked,
+};
+use crate::callback::CallbackId;
+use crate::lane;
+use crate::operation::OperationId;
 use crate::tls::TlsError;
-use crate::vault::VaultError;
+use crate::vault::{Vault, VaultError};
 
 pub use connect::{Address, InvalidAddress};
+
+/// What the vault seals once, to tell at every later start whether the key is the same.
+const CHECK: &[u8] = b"this master key opens this database";
+const CHECK_PLACE: &str = "installation/check";
+
+/// Where replicas tell each other that there is something to look at.
+const CHANNEL: &str = "engagement_bridge";
+
+/// A database that is up to date and opened by the master key that we were given.
+#[derive(Debug)]
+pub struct PostgresStore {
+    database: Database,
+    registrations: Batches,
+    known: Arc<KnownDirectory>,
+    vault: Arc<Vault>,
+    policy: Arc<lane::Policy>,
+}
 
 /// Why a database could not be opened, and what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -48,4 +92,159 @@ pub enum OpenError {
     Pool(#[source] anyhow::Error),
     #[error("the database cannot be reached or used")]
     Database(#[from] StoreError),
+}
+
+impl PostgresStore {
+    /// Connects to the database at `address`, and brings it up to date.
+    pub async fn open(
+        address: &Address,
+        vault: Vault,
+        policy: lane::Policy,
+    ) -> Result<Self, OpenError> {
+        let database = Database::new(address)?;
+        let mut lent = database.lend().await?;
+        schema::migrate(lent.client()?).await?;
+        lent.give_back();
+        let (vault, policy) = (Arc::new(vault), Arc::new(policy));
+        check_key(&database, &vault).await?;
+        let registrations = Batches::start(&database, &vault, &policy);
+        Ok(Self { database, registrations, known: Arc::default(), vault, policy })
+    }
+}
+
+async fn check_key(database: &Database, vault: &Arc<Vault>) -> Result<(), OpenError> {
+    let doing = "checking the master key";
+    let sealed = vault.seal(CHECK_PLACE, CHECK).map_err(OpenError::Vault)?;
+    let check = work(move |transaction| {
+        let sealed = sealed.clone();
+        Box::pin(async move {
+            // Of several replicas that start at once with different keys, one is the first.
+            let sql = "INSERT INTO installation (only_one, sealed_check) VALUES (true, $1) \
+                ON CONFLICT (only_one) DO NOTHING";
+            rows(transaction, doing, sql, &[&sealed]).await?;
+            let sql = "SELECT sealed_check FROM installation";
+            let found = rows(transaction, doing, sql, &[]).await?;
+            let read = |row: &Row| row.try_get::<_, Vec<u8>>(0).context(doing);
+            found.first().map(read).transpose()
+        })
+    });
+    let sealed = database.transaction(check).await?.unwrap_or_default();
+    vault.open(CHECK_PLACE, &sealed).map(drop).map_err(OpenError::WrongKey)
+}
+
+#[async_trait]
+impl Store for PostgresStore {
+    async fn register(
+        &self,
+        registrations: Vec<Registration>,
+    ) -> Result<Vec<Registered>, StoreError> {
+        self.registrations.register(registrations).await
+    }
+
+    async fn claim(
+        &self,
+        now: Timestamp,
+        lease: Duration,
+        hands: usize,
+    ) -> Result<Vec<Claimed>, StoreError> {
+        let (vault, policy) = (Arc::clone(&self.vault), Arc::clone(&self.policy));
+        let claim = work(move |transaction| {
+            let (vault, policy) = (Arc::clone(&vault), Arc::clone(&policy));
+            Box::pin(
+                async move { steps::claim(transaction, &vault, &policy, now, lease, hands).await },
+            )
+        });
+        self.database.transaction(claim).await
+    }
+
+    async fn commit(&self, commits: Arc<Vec<Commit>>) -> Result<Vec<Committed>, StoreError> {
+        let policy = Arc::clone(&self.policy);
+        let commit = work(move |transaction| {
+            let (policy, commits) = (Arc::clone(&policy), Arc::clone(&commits));
+            Box::pin(async move { steps::commit(transaction, &policy, &commits).await })
+        });
+        self.database.transaction(commit).await
+    }
+
+    async fn next_due(&self) -> Result<Option<Timestamp>, StoreError> {
+        let sql = "SELECT least((SELECT min(ready_at) FROM lanes WHERE ready_at IS NOT NULL), \
+            (SELECT min(lapse_at) FROM steps)) AS at";
+        let found = self.database.query("looking for the next due step", sql, &[]).await?;
+        let Some(row) = found.first() else { return Ok(None) };
+        Columns { table: "steps", row }.time_or_null("at")
+    }
+
+    async fn rest_graph_lanes(&self, until: Timestamp) -> Result<(), StoreError> {
+        let rest = work(move |transaction| {
+            Box::pin(async move { schedule::rest_graph_lanes(transaction, until).await })
+        });
+        self.database.transaction(rest).await
+    }
+
+    async fn amend(&self, amendment: Amendment) -> Result<Amended, StoreError> {
+        let (vault, policy) = (Arc::clone(&self.vault), Arc::clone(&self.policy));
+        let amendment = Arc::new(amendment);
+        let amend = work(move |transaction| {
+            let (vault, policy) = (Arc::clone(&vault), Arc::clone(&policy));
+            let amendment = Arc::clone(&amendment);
+            Box::pin(async move { steps::amend(transaction, &vault, &policy, &amendment).await })
+        });
+        self.database.transaction(amend).await
+    }
+
+    async fn operation(&self, id: OperationId) -> Result<Option<Tracked>, StoreError> {
+        reads::operation(&self.database, id).await
+    }
+
+    async fn operations(
+        &self,
+        caller: &CallerName,
+        filter: OperationFilter,
+        page: Page<OperationId>,
+    ) -> Result<Vec<Tracked>, StoreError> {
+        reads::operations(&self.database, caller, filter, page).await
+    }
+
+    async fn callback(&self, id: CallbackId) -> Result<Option<StoredCallback>, StoreError> {
+        reads::callback(&self.database, id).await
+    }
+
+    async fn callbacks(
+        &self,
+        caller: &CallerName,
+        filter: CallbackFilter,
+        page: Page<CallbackId>,
+    ) -> Result<Vec<StoredCallback>, StoreError> {
+        reads::callbacks(&self.database, caller, filter, page).await
+    }
+
+    async fn attempts(&self, id: CallbackId, limit: u32) -> Result<Vec<Attempt>, StoreError> {
+        reads::attempts(&self.database, id, limit).await
+    }
+
+    async fn forget(
+        &self,
+        before: Timestamp,
+        keys_before: Timestamp,
+        now: Timestamp,
+        limit: u32,
+    ) -> Result<u32, StoreError> {
+        let forget = work(move |transaction| {
+            Box::pin(
+                async move { steps::forget(transaction, before, keys_before, now, limit).await },
+            )
+        });
+        self.database.transaction(forget).await
+    }
+}
+
+/// Runs a statement, prepared once for each connection.
+async fn rows(
+    transaction: &Transaction<'_>,
+    doing: &'static str,
+    sql: &str,
+    params: &[&(dyn ToSql + Sync)],
+) -> Result<Vec<Row>, StoreError> {
+    let statement = transaction.prepare_cached(sql).await.context(doing)?;
+    transaction.query(&statement, params).await.context(doing)
 }

@@ -1,7 +1,7 @@
 //! A row of PostgreSQL's as [`Fields`].
 
 use tokio_postgres::Row;
-use tokio_postgres::types::{FromSqlOwned, Type};
+use tokio_postgres::types::FromSqlOwned;
 
 use crate::store::StoreError;
 use crate::store::columns::Fields;
@@ -20,10 +20,6 @@ impl Columns<'_> {
 
 impl Fields for Columns<'_> {
     fn number_or_null(&self, column: &'static str) -> Result<Option<i64>, StoreError> {
-        let kind = self.row.columns().iter().find(|it| it.name() == column).map(|it| it.type_());
-        if kind == Some(&Type::INT4) {
-            return Ok(self.get::<Option<i32>>(column)?.map(i64::from));
-        }
         self.get(column)
     }
 

@@ -13,6 +13,7 @@ use engagement_bridge::callback::{self, CallbackId};
 use engagement_bridge::lane::{self, Report};
 use engagement_bridge::operation::{self, Answer, Decision, Event, Operation, Verdict, decide};
 use engagement_bridge::store::memory::MemoryStore;
+use engagement_bridge::store::postgres::{Address, PostgresStore};
 use engagement_bridge::store::sqlite::SqliteStore;
 use engagement_bridge::store::{
     Attempt, Change, Claimed, Commit, Committed, Directory, OwedCallback, Registered, Registration,
@@ -54,6 +55,13 @@ impl Bench {
         let path = directory.path().join("bridge.db");
         let store = SqliteStore::open(&path, vault, lane::Policy::default()).unwrap();
         Self::furnish(Arc::new(store), Some(directory)).await
+    }
+
+    pub(crate) async fn postgres() -> Self {
+        let address: Address = support::postgres::database().parse().unwrap();
+        let vault = Vault::new(&MasterKey::generate().unwrap());
+        let store = PostgresStore::open(&address, vault, lane::Policy::default()).await.unwrap();
+        Self::furnish(Arc::new(store), None).await
     }
 
     async fn furnish(store: Arc<dyn Backend>, directory: Option<tempfile::TempDir>) -> Self {
@@ -161,6 +169,12 @@ macro_rules! laws {
             $(#[tokio::test]
             async fn $law() {
                 super::$law(&crate::contract::Bench::sqlite().await).await;
+            })*
+        }
+        mod postgres {
+            $(#[tokio::test]
+            async fn $law() {
+                super::$law(&crate::contract::Bench::postgres().await).await;
             })*
         }
     };

@@ -1,0 +1,134 @@
+//! Registrations that come one by one, kept many at a time.
+//!
+//! A transaction costs a dozen round trips and a sync however many registrations are in it, so those
+//! that come while others are being written share the next one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio_util::task::TaskTracker;
+
+use super::connect::{Database, work};
+use super::error::{for_another, is_about_values};
+use super::register::register;
+use crate::lane;
+use crate::store::{Registered, Registration, StoreError};
+use crate::vault::Vault;
+
+/// How many jobs may wait. Beyond that, callers are told that too much is waiting.
+const QUEUE: usize = 4_096;
+
+/// How many jobs one transaction takes at the most.
+const LARGEST_BATCH: usize = 256;
+
+/// How many transactions write at a time: one is under way to the disk while the next is made up.
+const WRITERS: usize = 3;
+
+/// How long a job may wait for a place in the queue.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The way to the writers. They end once this is dropped and what has queued is written.
+#[derive(Debug)]
+pub(super) struct Batches {
+    jobs: mpsc::Sender<Job>,
+    _writers: TaskTracker,
+}
+
+type Answer = Result<Vec<Registered>, StoreError>;
+
+/// Registrations to be kept all or none, and who waits for the answers.
+struct Job {
+    registrations: Vec<Registration>,
+    answer: oneshot::Sender<Answer>,
+}
+
+struct Writer {
+    database: Database,
+    vault: Arc<Vault>,
+    policy: Arc<lane::Policy>,
+    jobs: Arc<Mutex<mpsc::Receiver<Job>>>,
+}
+
+impl Batches {
+    pub(super) fn start(
+        database: &Database,
+        vault: &Arc<Vault>,
+        policy: &Arc<lane::Policy>,
+    ) -> Self {
+        let (jobs, queue) = mpsc::channel(QUEUE);
+        let (queue, writers) = (Arc::new(Mutex::new(queue)), TaskTracker::new());
+        for _ in 0..WRITERS {
+            let (database, vault) = (database.clone(), Arc::clone(vault));
+            let (policy, jobs) = (Arc::clone(policy), Arc::clone(&queue));
+            writers.spawn(Writer { database, vault, policy, jobs }.run());
+        }
+        writers.close();
+        Self { jobs, _writers: writers }
+    }
+
+    /// Keeps registrations in the next transaction, and answers once that is on disk.
+    pub(super) async fn register(&self, registrations: Vec<Registration>) -> Answer {
+        let (answer, answered) = oneshot::channel();
+        let job = Job { registrations, answer };
+        self.jobs.send_timeout(job, PATIENCE).await.map_err(|refused| match refused {
+            mpsc::error::SendTimeoutError::Timeout(_) => StoreError::Overloaded,
+            mpsc::error::SendTimeoutError::Closed(_) => StoreError::Closed,
+        })?;
+        answered.await.map_err(|_| StoreError::Closed)?
+    }
+}
+
+impl Writer {
+    async fn run(self) {
+        let mut batch = Vec::with_capacity(LARGEST_BATCH);
+        while self.jobs.lock().await.recv_many(&mut batch, LARGEST_BATCH).await > 0 {
+            self.write(std::mem::take(&mut batch)).await;
+        }
+    }
+
+    /// Writes jobs together, and each by itself should that fail for what is in one of them, which
+    /// must not fail all others.
+    async fn write(&self, batch: Vec<Job>) {
+        let sizes: Vec<usize> = batch.iter().map(|job| job.registrations.len()).collect();
+        let (registrations, answers): (Vec<_>, Vec<_>) =
+            batch.into_iter().map(|job| (job.registrations, job.answer)).unzip();
+        let all: Arc<Vec<Registration>> = Arc::new(registrations.into_iter().flatten().collect());
+        let range = |index: usize| {
+            let first: usize = sizes[..index].iter().sum();
+            first..first + sizes[index]
+        };
+        match self.keep(Arc::clone(&all), 0..all.len()).await {
+            Ok(registered) => {
+                let mut registered = registered.into_iter();
+                for (answer, size) in answers.into_iter().zip(&sizes) {
+                    // Whoever asked may have gone away; what was written stands all the same.
+                    drop(answer.send(Ok(registered.by_ref().take(*size).collect())));
+                }
+            }
+            Err(error) if answers.len() > 1 && is_about_values(&error) => {
+                for (index, answer) in answers.into_iter().enumerate() {
+                    drop(answer.send(self.keep(Arc::clone(&all), range(index)).await));
+                }
+            }
+            Err(error) => {
+                for answer in answers {
+                    drop(answer.send(Err(for_another(&error))));
+                }
+            }
+        }
+    }
+
+    async fn keep(&self, all: Arc<Vec<Registration>>, range: std::ops::Range<usize>) -> Answer {
+        let (vault, policy) = (Arc::clone(&self.vault), Arc::clone(&self.policy));
+        let keep = work(move |transaction| {
+            let (vault, policy) = (Arc::clone(&vault), Arc::clone(&policy));
+            let (all, range) = (Arc::clone(&all), range.clone());
+            Box::pin(async move {
+                let chosen = all.get(range).unwrap_or_default();
+                register(transaction, &vault, &policy, chosen).await
+            })
+        });
+        self.database.transaction(keep).await
+    }
+}

@@ -1,0 +1,524 @@
+//! Callers and what belongs to them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use deadpool_postgres::Transaction;
+use jiff::Timestamp;
+use secrecy::{ExposeSecret, SecretString};
+use tokio_postgres::Row;
+
+use super::connect::{Work, work};
+use super::error::Context as _;
+use super::row::Columns;
+use super::{CHANNEL, PostgresStore, rows};
+use crate::courier::SigningSecret;
+use crate::graph;
+use crate::store::columns::Fields as _;
+use crate::store::remembered::Remembered;
+use crate::store::{
+    ApiKey, CallerName, ConnectionSummary, Directory, KeyDigest, Page, SigningSecretSummary,
+    StoreError,
+};
+use crate::vault::Vault;
+
+const READING: &str = "reading the directory of callers";
+const WRITING: &str = "writing to the directory of callers";
+
+/// What each request asks for, kept in memory for a moment.
+#[derive(Debug, Default)]
+pub(super) struct KnownDirectory {
+    keys: Remembered<KeyDigest, CallerName>,
+    /// By caller and name; without a name, the default one.
+    connections: Remembered<(CallerName, Option<String>), Arc<graph::Connection>>,
+}
+
+impl KnownDirectory {
+    /// Somebody has written, here or in another replica, or may have.
+    pub(super) fn forget(&self) {
+        self.keys.forget();
+        self.connections.forget();
+    }
+}
+
+impl PostgresStore {
+    /// Writes to the directory, forgets what was known of it, and lets other replicas forget.
+    async fn change<T: Send>(&self, work: impl Work<T>) -> Result<T, StoreError> {
+        let changed = self.database.transaction(work).await;
+        // Also where it failed: what was committed may have gone unanswered.
+        self.known.forget();
+        let sql = "SELECT pg_notify($1, 'directory')";
+        // Should that fail, they forget by themselves soon after.
+        drop(self.database.query(WRITING, sql, &[&CHANNEL]).await);
+        changed
+    }
+
+    async fn first(
+        &self,
+        sql: &str,
+        params: &[&(dyn tokio_postgres::types::ToSql + Sync)],
+    ) -> Result<Option<Row>, StoreError> {
+        Ok(self.database.query(READING, sql, params).await?.into_iter().next())
+    }
+
+    async fn has_caller(&self, caller: &CallerName) -> Result<bool, StoreError> {
+        let sql = "SELECT 1 FROM callers WHERE name = $1";
+        Ok(self.first(sql, &[&caller.as_str()]).await?.is_some())
+    }
+}
+
+/// The secrets that sign for each caller at `now`, newest first.
+pub(super) async fn live_secrets(
+    transaction: &Transaction<'_>,
+    vault: &Vault,
+    callers: &[CallerName],
+    now: Timestamp,
+) -> Result<HashMap<CallerName, Vec<SigningSecret>>, StoreError> {
+    let mut secrets: HashMap<CallerName, Vec<SigningSecret>> = HashMap::new();
+    if callers.is_empty() {
+        return Ok(secrets);
+    }
+    let names: Vec<&str> = callers.iter().map(CallerName::as_str).collect();
+    let sql = "SELECT caller, id, sealed_secret FROM signing_secrets WHERE caller = ANY($1) \
+        AND (expires_at IS NULL OR expires_at > $2) ORDER BY caller, id DESC";
+    for row in rows(transaction, READING, sql, &[&names, &now.as_millisecond()]).await? {
+        let columns = Columns { table: "signing_secrets", row: &row };
+        let caller: CallerName = columns.word("caller", |text| text.parse().ok())?;
+        let place = secret_place(&caller, columns.number("id")?);
+        let secret = opened(vault, &columns, "sealed_secret", &place)?;
+        let secret = secret
+            .expose_secret()
+            .parse()
+            .map_err(|error| columns.inconsistent("sealed_secret", anyhow::Error::new(error)))?;
+        secrets.entry(caller).or_default().push(secret);
+    }
+    Ok(secrets)
+}
+
+/// Connections with their secrets, those that there are.
+pub(super) async fn connections_of(
+    transaction: &Transaction<'_>,
+    vault: &Vault,
+    keys: &[(CallerName, String)],
+) -> Result<HashMap<(CallerName, String), Arc<graph::Connection>>, StoreError> {
+    if keys.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let callers: Vec<&str> = keys.iter().map(|(caller, _)| caller.as_str()).collect();
+    let names: Vec<&str> = keys.iter().map(|(_, name)| name.as_str()).collect();
+    let sql = "SELECT connections.* FROM unnest($1::text[], $2::text[]) AS wanted (caller, name) \
+        JOIN connections USING (caller, name)";
+    let found = rows(transaction, READING, sql, &[&callers, &names]).await?;
+    let read = |row| {
+        let caller = Columns { table: "connections", row }.word("caller", |it| it.parse().ok())?;
+        let connection = connection(vault, &caller, row)?;
+        Ok(((caller, connection.name.clone()), Arc::new(connection)))
+    };
+    found.iter().map(read).collect()
+}
+
+/// A row of `connections`.
+fn connection(
+    vault: &Vault,
+    caller: &CallerName,
+    row: &Row,
+) -> Result<graph::Connection, StoreError> {
+    let columns = Columns { table: "connections", row };
+    let name = columns.text("name")?;
+    let place = connection_place(caller, &name);
+    Ok(graph::Connection {
+        tenant: columns.text("tenant")?,
+        client_id: columns.text("client_id")?,
+        client_secret: opened(vault, &columns, "sealed_client_secret", &place)?,
+        name,
+    })
+}
+
+fn opened(
+    vault: &Vault,
+    columns: &Columns<'_>,
+    column: &'static str,
+    place: &str,
+) -> Result<SecretString, StoreError> {
+    let broken = |error: anyhow::Error| columns.inconsistent(column, error);
+    let opened =
+        vault.open(place, &columns.bytes(column)?).map_err(|error| broken(error.into()))?;
+    let text = std::str::from_utf8(&opened).map_err(|error| broken(error.into()))?;
+    Ok(SecretString::from(text))
+}
+
+#[async_trait]
+impl Directory for PostgresStore {
+    async fn add_caller(
+        &self,
+        name: &CallerName,
+        key: ApiKey,
+        secret: &SigningSecret,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let given = Arc::new((name.clone(), key, secret.clone(), Arc::clone(&self.vault)));
+        let add = work(move |transaction| {
+            let given = Arc::clone(&given);
+            Box::pin(async move {
+                let (name, key, secret, vault) = &*given;
+                let sql = "INSERT INTO callers (name, created_at) VALUES ($1, $2) \
+                    ON CONFLICT (name) DO NOTHING RETURNING name";
+                let row = [&name.as_str() as _, &now.as_millisecond() as _];
+                if rows(transaction, WRITING, sql, &row).await?.is_empty() {
+                    return Ok(false);
+                }
+                insert_key(transaction, name, key).await?;
+                insert_secret(transaction, vault, name, 1, secret, now).await?;
+                Ok(true)
+            })
+        });
+        self.change(add).await
+    }
+
+    async fn callers(&self, page: Page<CallerName>) -> Result<Vec<CallerName>, StoreError> {
+        let sql = "SELECT name FROM callers WHERE name > $1 ORDER BY name LIMIT $2";
+        let after = page.after.as_ref().map_or("", CallerName::as_str);
+        let names = self.database.query(READING, sql, &[&after, &i64::from(page.limit)]).await?;
+        let read = |row| Columns { table: "callers", row }.word("name", |text| text.parse().ok());
+        names.iter().map(read).collect()
+    }
+
+    async fn caller_by_key(&self, digest: &KeyDigest) -> Result<Option<CallerName>, StoreError> {
+        let find = async {
+            let sql = "SELECT caller FROM api_keys WHERE digest = $1";
+            let found = self.first(sql, &[&digest.0.as_slice()]).await?;
+            let read =
+                |row| Columns { table: "api_keys", row: &row }.word("caller", |it| it.parse().ok());
+            found.map(read).transpose()
+        };
+        self.known.keys.get(digest, find).await
+    }
+
+    async fn add_key(&self, caller: &CallerName, key: ApiKey) -> Result<bool, StoreError> {
+        let given = Arc::new((caller.clone(), key));
+        let add = work(move |transaction| {
+            let given = Arc::clone(&given);
+            Box::pin(async move {
+                let (caller, key) = &*given;
+                if !lock_caller(transaction, caller).await? {
+                    return Ok(false);
+                }
+                insert_key(transaction, caller, key).await?;
+                Ok(true)
+            })
+        });
+        self.change(add).await
+    }
+
+    async fn keys(&self, caller: &CallerName) -> Result<Option<Vec<ApiKey>>, StoreError> {
+        if !self.has_caller(caller).await? {
+            return Ok(None);
+        }
+        let sql = "SELECT id, digest, created_at FROM api_keys WHERE caller = $1 \
+            ORDER BY created_at, id";
+        let keys = self.database.query(READING, sql, &[&caller.as_str()]).await?;
+        let read = |row| {
+            let columns = Columns { table: "api_keys", row };
+            let digest = <[u8; 32]>::try_from(columns.bytes("digest")?.as_slice());
+            let digest = digest.map_err(|error| columns.inconsistent("digest", error.into()))?;
+            let created_at = columns.time("created_at")?;
+            Ok(ApiKey { id: columns.text("id")?, digest: KeyDigest(digest), created_at })
+        };
+        keys.iter().map(read).collect::<Result<_, _>>().map(Some)
+    }
+
+    async fn revoke_key(&self, caller: &CallerName, id: &str) -> Result<bool, StoreError> {
+        let given = Arc::new((caller.clone(), id.to_owned()));
+        let revoke = work(move |transaction| {
+            let given = Arc::clone(&given);
+            Box::pin(async move {
+                let (caller, id) = &*given;
+                let sql = "DELETE FROM api_keys WHERE caller = $1 AND id = $2 RETURNING id";
+                let revoked = rows(transaction, WRITING, sql, &[&caller.as_str(), id]).await?;
+                Ok(!revoked.is_empty())
+            })
+        });
+        self.change(revoke).await
+    }
+
+    async fn rotate_secret(
+        &self,
+        caller: &CallerName,
+        secret: &SigningSecret,
+        older_until: Timestamp,
+        now: Timestamp,
+    ) -> Result<Option<u32>, StoreError> {
+        let given = Arc::new((caller.clone(), secret.clone(), Arc::clone(&self.vault)));
+        let rotate = work(move |transaction| {
+            let given = Arc::clone(&given);
+            Box::pin(async move {
+                let (caller, secret, vault) = &*given;
+                // Two rotations at once would take the same number.
+                if !lock_caller(transaction, caller).await? {
+                    return Ok(None);
+                }
+                let sql = "UPDATE signing_secrets SET expires_at = least(expires_at, $2) \
+                    WHERE caller = $1";
+                let row = [&caller.as_str() as _, &older_until.as_millisecond() as _];
+                rows(transaction, WRITING, sql, &row).await?;
+                let sql = "SELECT coalesce(max(id), 0) + 1 AS id FROM signing_secrets \
+                    WHERE caller = $1";
+                let next = rows(transaction, READING, sql, &[&caller.as_str()]).await?;
+                let number = |row| Columns { table: "signing_secrets", row }.number("id");
+                let id: u32 = next.first().map(number).transpose()?.unwrap_or(1);
+                insert_secret(transaction, vault, caller, id, secret, now).await?;
+                Ok(Some(id))
+            })
+        });
+        self.change(rotate).await
+    }
+
+    async fn secrets(
+        &self,
+        caller: &CallerName,
+        now: Timestamp,
+    ) -> Result<Option<Vec<SigningSecretSummary>>, StoreError> {
+        if !self.has_caller(caller).await? {
+            return Ok(None);
+        }
+        let row = [&caller.as_str() as _, &now.as_millisecond() as _];
+        let secrets = self.database.query(READING, LIVE_SECRETS, &row).await?;
+        let read = |row| {
+            let columns = Columns { table: "signing_secrets", row };
+            Ok(SigningSecretSummary {
+                id: columns.number("id")?,
+                created_at: columns.time("created_at")?,
+                expires_at: columns.time_or_null("expires_at")?,
+            })
+        };
+        secrets.iter().map(read).collect::<Result<_, _>>().map(Some)
+    }
+
+    async fn revoke_secret(
+        &self,
+        caller: &CallerName,
+        id: u32,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let caller = Arc::new(caller.clone());
+        let revoke = work(move |transaction| {
+            let caller = Arc::clone(&caller);
+            Box::pin(async move {
+                // A rotation at the same time would make another one the newest.
+                lock_caller(transaction, &caller).await?;
+                let row = [&caller.as_str() as _, &now.as_millisecond() as _];
+                let live = rows(transaction, READING, LIVE_SECRETS, &row).await?;
+                let number = |row| Columns { table: "signing_secrets", row }.number("id");
+                let live: Vec<u32> = live.iter().map(number).collect::<Result<_, _>>()?;
+                if !live.iter().skip(1).any(|older| *older == id) {
+                    return Ok(false);
+                }
+                let sql = "DELETE FROM signing_secrets WHERE caller = $1 AND id = $2";
+                let row = [&caller.as_str() as _, &i64::from(id) as _];
+                rows(transaction, WRITING, sql, &row).await?;
+                Ok(true)
+            })
+        });
+        self.change(revoke).await
+    }
+
+    async fn add_connection(
+        &self,
+        caller: &CallerName,
+        connection: &graph::Connection,
+        now: Timestamp,
+    ) -> Result<Option<bool>, StoreError> {
+        let place = connection_place(caller, &connection.name);
+        let sealed = self
+            .vault
+            .seal(&place, connection.client_secret.expose_secret().as_bytes())
+            .context("sealing a client secret")?;
+        let given = Arc::new((caller.clone(), connection.clone(), sealed));
+        let add = work(move |transaction| {
+            let given = Arc::clone(&given);
+            Box::pin(async move {
+                let (caller, added, sealed) = &*given;
+                // Two that are the first at once would both be the default.
+                if !lock_caller(transaction, caller).await? {
+                    return Ok(None);
+                }
+                let sql = "INSERT INTO connections (caller, name, tenant, client_id, \
+                    sealed_client_secret, created_at) VALUES ($1, $2, $3, $4, $5, $6) \
+                    ON CONFLICT (caller, name) DO NOTHING RETURNING name";
+                let row = [
+                    &caller.as_str() as _,
+                    &added.name as _,
+                    &added.tenant as _,
+                    &added.client_id as _,
+                    sealed as _,
+                    &now.as_millisecond() as _,
+                ];
+                if rows(transaction, WRITING, sql, &row).await?.is_empty() {
+                    return Ok(Some(false));
+                }
+                let sql = "UPDATE callers SET default_connection = $2 \
+                    WHERE name = $1 AND default_connection IS NULL";
+                rows(transaction, WRITING, sql, &[&caller.as_str(), &added.name]).await?;
+                Ok(Some(true))
+            })
+        });
+        self.change(add).await
+    }
+
+    async fn connections(
+        &self,
+        caller: &CallerName,
+    ) -> Result<Option<Vec<ConnectionSummary>>, StoreError> {
+        if !self.has_caller(caller).await? {
+            return Ok(None);
+        }
+        let sql = "SELECT connections.name AS name, tenant, client_id, \
+            connections.created_at AS created_at, \
+            coalesce(connections.name = callers.default_connection, false) AS is_default \
+            FROM connections JOIN callers ON callers.name = connections.caller \
+            WHERE caller = $1 ORDER BY connections.name";
+        let connections = self.database.query(READING, sql, &[&caller.as_str()]).await?;
+        let read = |row| {
+            let columns = Columns { table: "connections", row };
+            Ok(ConnectionSummary {
+                name: columns.text("name")?,
+                tenant: columns.text("tenant")?,
+                client_id: columns.text("client_id")?,
+                is_default: columns.get("is_default")?,
+                created_at: columns.time("created_at")?,
+            })
+        };
+        connections.iter().map(read).collect::<Result<_, _>>().map(Some)
+    }
+
+    async fn connection(
+        &self,
+        caller: &CallerName,
+        name: Option<&str>,
+    ) -> Result<Option<Arc<graph::Connection>>, StoreError> {
+        let key = (caller.clone(), name.map(str::to_owned));
+        let find = async {
+            let sql = "SELECT connections.* FROM connections \
+                JOIN callers ON callers.name = connections.caller WHERE caller = $1 \
+                AND connections.name = coalesce($2, callers.default_connection)";
+            let found = self.first(sql, &[&caller.as_str(), &name]).await?;
+            let read = |row| connection(&self.vault, caller, &row).map(Arc::new);
+            found.map(read).transpose()
+        };
+        self.known.connections.get(&key, find).await
+    }
+
+    async fn replace_client_secret(
+        &self,
+        caller: &CallerName,
+        name: &str,
+        secret: &SecretString,
+    ) -> Result<bool, StoreError> {
+        let sealed = self
+            .vault
+            .seal(&connection_place(caller, name), secret.expose_secret().as_bytes())
+            .context("sealing a client secret")?;
+        let given = Arc::new((caller.clone(), name.to_owned(), sealed));
+        let replace = work(move |transaction| {
+            let given = Arc::clone(&given);
+            Box::pin(async move {
+                let (caller, name, sealed) = &*given;
+                let sql = "UPDATE connections SET sealed_client_secret = $3 \
+                    WHERE caller = $1 AND name = $2 RETURNING name";
+                let row = [&caller.as_str() as _, name as _, sealed as _];
+                Ok(!rows(transaction, WRITING, sql, &row).await?.is_empty())
+            })
+        });
+        self.change(replace).await
+    }
+
+    async fn remove_connection(
+        &self,
+        caller: &CallerName,
+        name: &str,
+    ) -> Result<Option<bool>, StoreError> {
+        let given = Arc::new((caller.clone(), name.to_owned()));
+        let remove = work(move |transaction| {
+            let given = Arc::clone(&given);
+            Box::pin(async move {
+                let (caller, name) = &*given;
+                let caller_name = caller.as_str();
+                lock_caller(transaction, caller).await?;
+                // A registration that uses it holds it until it is there to be seen below.
+                let sql = "SELECT 1 FROM connections WHERE caller = $1 AND name = $2 FOR UPDATE";
+                if rows(transaction, WRITING, sql, &[&caller_name, name]).await?.is_empty() {
+                    return Ok(None);
+                }
+                let sql = "SELECT 1 FROM operations WHERE caller = $1 AND connection = $2 \
+                    AND rested_at IS NULL LIMIT 1";
+                if !rows(transaction, WRITING, sql, &[&caller_name, name]).await?.is_empty() {
+                    return Ok(Some(false));
+                }
+                let sql = "DELETE FROM connections WHERE caller = $1 AND name = $2";
+                rows(transaction, WRITING, sql, &[&caller_name, name]).await?;
+                let sql = "UPDATE callers SET default_connection = \
+                    (SELECT min(name) FROM connections WHERE caller = $1) \
+                    WHERE name = $1 AND default_connection = $2";
+                rows(transaction, WRITING, sql, &[&caller_name, name]).await?;
+                Ok(Some(true))
+            })
+        });
+        self.change(remove).await
+    }
+}
+
+const LIVE_SECRETS: &str = "SELECT id, created_at, expires_at FROM signing_secrets \
+    WHERE caller = $1 AND (expires_at IS NULL OR expires_at > $2) ORDER BY id DESC";
+
+/// Keeps others from changing what belongs to the caller; whether there is such a caller.
+///
+/// Not from registering: that refers to the caller, which this lock allows.
+async fn lock_caller(
+    transaction: &Transaction<'_>,
+    caller: &CallerName,
+) -> Result<bool, StoreError> {
+    let sql = "SELECT 1 FROM callers WHERE name = $1 FOR NO KEY UPDATE";
+    Ok(!rows(transaction, WRITING, sql, &[&caller.as_str()]).await?.is_empty())
+}
+
+async fn insert_key(
+    transaction: &Transaction<'_>,
+    caller: &CallerName,
+    key: &ApiKey,
+) -> Result<(), StoreError> {
+    let sql = "INSERT INTO api_keys (digest, id, caller, created_at) VALUES ($1, $2, $3, $4)";
+    let row = [
+        &key.digest.0.as_slice() as _,
+        &key.id as _,
+        &caller.as_str() as _,
+        &key.created_at.as_millisecond() as _,
+    ];
+    rows(transaction, WRITING, sql, &row).await.map(drop)
+}
+
+async fn insert_secret(
+    transaction: &Transaction<'_>,
+    vault: &Vault,
+    caller: &CallerName,
+    id: u32,
+    secret: &SigningSecret,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let place = secret_place(caller, id);
+    let sealed =
+        vault.seal(&place, secret.expose().as_bytes()).context("sealing a signing secret")?;
+    let sql = "INSERT INTO signing_secrets (caller, id, sealed_secret, created_at) \
+        VALUES ($1, $2, $3, $4)";
+    let row =
+        [&caller.as_str() as _, &i64::from(id) as _, &sealed as _, &now.as_millisecond() as _];
+    rows(transaction, WRITING, sql, &row).await.map(drop)
+}
+
+fn secret_place(caller: &CallerName, id: u32) -> String {
+    format!("signing_secrets/{caller}/{id}")
+}
+
+fn connection_place(caller: &CallerName, name: &str) -> String {
+    format!("connections/{caller}/{name}")
+}

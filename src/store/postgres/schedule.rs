@@ -1,0 +1,436 @@
+//! What is due, on which lane, and who holds it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
+
+use deadpool_postgres::Transaction;
+use jiff::Timestamp;
+
+use super::error::Overtaken;
+use super::row::Columns;
+use super::rows;
+use crate::lane::{self, Lane, LaneName, Report, share};
+use crate::operation::{Agenda, after};
+use crate::store::StoreError;
+use crate::store::columns::{Fields as _, StoredLane, millis, write_slots};
+
+/// In how many rounds a claim gives to some lanes what others have left of their share.
+const ROUNDS: usize = 8;
+
+/// The key of a row of `steps`.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub(super) struct Key {
+    /// `operations.number`
+    pub(super) operation: i64,
+    /// Which callback of the operation's; 0 for the operation itself.
+    pub(super) callback: i64,
+}
+
+/// A step that has been handed out.
+pub(super) struct HandedOut {
+    pub(super) key: Key,
+    pub(super) token: u64,
+    /// `None` for a lapse.
+    pub(super) lane: Option<LaneName>,
+}
+
+/// What is to happen next to a step, for anyone to take.
+#[derive(Clone, Copy)]
+pub(super) struct Planned {
+    pub(super) key: Key,
+    pub(super) lane: i64,
+    pub(super) agenda: Agenda,
+}
+
+/// How a step of a lane went.
+#[derive(Clone, Copy)]
+pub(super) struct Settled {
+    pub(super) token: u64,
+    pub(super) report: Report,
+    pub(super) at: Timestamp,
+}
+
+/// The numbers of the lanes of these names, made where they are not there yet.
+pub(super) async fn lanes(
+    transaction: &Transaction<'_>,
+    policy: &lane::Policy,
+    names: BTreeSet<LaneName>,
+) -> Result<HashMap<LaneName, i64>, StoreError> {
+    let mut found = numbers(transaction, names.iter()).await?;
+    let missing: Vec<_> = names.iter().filter(|name| !found.contains_key(name)).collect();
+    if missing.is_empty() {
+        return Ok(found);
+    }
+    let fresh = missing.iter().map(|name| Lane::new(name.kind, policy));
+    let (allowances, failures): (Vec<i64>, Vec<i64>) =
+        fresh.map(|lane| (i64::from(lane.allowance), i64::from(lane.failures))).unzip();
+    let texts: Vec<String> = missing.iter().map(ToString::to_string).collect();
+    // In the order of their names, as everybody makes them.
+    let sql = "INSERT INTO lanes (name, allowance, failures, slots, served_at) \
+        SELECT name, allowance, failures, '', 0 \
+        FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS fresh (name, allowance, failures) \
+        ON CONFLICT (name) DO NOTHING";
+    rows(transaction, "making lanes", sql, &[&texts, &allowances, &failures]).await?;
+    found.extend(numbers(transaction, missing.into_iter()).await?);
+    Ok(found)
+}
+
+async fn numbers(
+    transaction: &Transaction<'_>,
+    names: impl Iterator<Item = &LaneName>,
+) -> Result<HashMap<LaneName, i64>, StoreError> {
+    let texts: Vec<String> = names.map(ToString::to_string).collect();
+    let sql = "SELECT lane, name FROM lanes WHERE name = ANY($1)";
+    let found = rows(transaction, "finding lanes", sql, &[&texts]).await?;
+    let read = |row| {
+        let columns = Columns { table: "lanes", row };
+        Ok((columns.word("name", LaneName::parse)?, columns.get("lane")?))
+    };
+    found.iter().map(read).collect()
+}
+
+/// Writes what is to happen next, or that nothing is. Who calls this calls [`announce`] as well,
+/// before the end of the transaction.
+pub(super) async fn plan(
+    transaction: &Transaction<'_>,
+    planned: &[Planned],
+) -> Result<(), StoreError> {
+    let doing = "planning steps";
+    let (mut kept, mut ended): (Vec<_>, Vec<_>) =
+        planned.iter().partition(|it| it.agenda.lapse_at.is_some());
+    kept.sort_unstable_by_key(|it: &&Planned| it.key);
+    ended.sort_unstable_by_key(|it: &&Planned| it.key);
+    if !kept.is_empty() {
+        let (operations, callbacks) = keys(kept.iter().map(|it| it.key));
+        let lanes: Vec<i64> = kept.iter().map(|it| it.lane).collect();
+        let due: Vec<Option<i64>> = kept.iter().map(|it| millis(it.agenda.step_at)).collect();
+        let lapse: Vec<Option<i64>> = kept.iter().map(|it| millis(it.agenda.lapse_at)).collect();
+        let sql = "INSERT INTO steps (operation, callback, lane, due_at, lapse_at) \
+            SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[]) \
+            ON CONFLICT (operation, callback) DO UPDATE SET lane = excluded.lane, \
+            due_at = excluded.due_at, lapse_at = excluded.lapse_at, token = NULL";
+        rows(transaction, doing, sql, &[&operations, &callbacks, &lanes, &due, &lapse]).await?;
+    }
+    if !ended.is_empty() {
+        let (operations, callbacks) = keys(ended.iter().map(|it| it.key));
+        let sql = "DELETE FROM steps USING unnest($1::bigint[], $2::bigint[]) \
+            AS ended (operation, callback) \
+            WHERE steps.operation = ended.operation AND steps.callback = ended.callback";
+        rows(transaction, doing, sql, &[&operations, &callbacks]).await?;
+    }
+    Ok(())
+}
+
+/// Tells lanes how some of their steps went, and when they are ready again for what was planned.
+///
+/// Locks them, so it comes as near to the end of a transaction as can be.
+pub(super) async fn announce(
+    transaction: &Transaction<'_>,
+    policy: &lane::Policy,
+    settled: &BTreeMap<i64, Vec<Settled>>,
+    planned: &[Planned],
+) -> Result<(), StoreError> {
+    let mut first_due: BTreeMap<i64, Timestamp> = BTreeMap::new();
+    for Planned { lane, agenda, .. } in planned {
+        if let Some(at) = agenda.step_at {
+            first_due.entry(*lane).and_modify(|due| *due = at.min(*due)).or_insert(at);
+        }
+    }
+    let touched: BTreeSet<i64> = settled.keys().chain(first_due.keys()).copied().collect();
+    if touched.is_empty() {
+        return Ok(());
+    }
+    let mut locked = lock(transaction, touched.iter().copied().collect()).await?;
+    if first_due.keys().any(|lane| !locked.contains_key(lane)) {
+        // It was forgotten since we looked for it, and a step on it would be so, too.
+        return Err(StoreError::Unavailable(Overtaken.into()));
+    }
+    for (number, steps) in settled {
+        // A lane that is gone has nothing that counts.
+        let Some(stored) = locked.get_mut(number) else { continue };
+        for Settled { token, report, at } in steps {
+            stored.lane.settle(policy, *token, *report, *at);
+        }
+    }
+    let told = |number: &i64| settled.contains_key(number);
+    save(transaction, locked.iter().filter(|(number, _)| told(number))).await?;
+
+    first_due.retain(|number, _| !told(number));
+    if !first_due.is_empty() {
+        let lanes: Vec<i64> = first_due.keys().copied().collect();
+        let due: Vec<i64> = first_due.values().map(|at| at.as_millisecond()).collect();
+        // Too early does no harm, as a claim that finds nothing sets it right; too late would starve.
+        let sql = "UPDATE lanes SET ready_at = planned.due_at \
+            FROM unnest($1::bigint[], $2::bigint[]) AS planned (lane, due_at) \
+            WHERE lanes.lane = planned.lane \
+            AND (lanes.ready_at IS NULL OR lanes.ready_at > planned.due_at)";
+        rows(transaction, "announcing steps", sql, &[&lanes, &due]).await?;
+    }
+    Ok(())
+}
+
+/// Hands out what is due, and moves it to the end of the lease.
+pub(super) async fn hand_out(
+    transaction: &Transaction<'_>,
+    policy: &lane::Policy,
+    now: Timestamp,
+    lease: Duration,
+    hands: usize,
+) -> Result<Vec<HandedOut>, StoreError> {
+    let until = after(now, lease);
+    let sql = "SELECT operation, callback FROM steps WHERE lapse_at <= $1 \
+        ORDER BY lapse_at, operation, callback LIMIT $2";
+    let lapsed = rows(
+        transaction,
+        "looking for lapses",
+        sql,
+        &[&now.as_millisecond(), &count(hands.div_ceil(2))],
+    )
+    .await?;
+    let lapsed = lapsed.iter().map(|row| Ok((key(row)?, fresh_token()?)));
+    let lapsed: Vec<(Key, u64)> = lapsed.collect::<Result<_, StoreError>>()?;
+    let taken = take(transaction, &lapsed, "lapse_at", now, until).await?;
+    let lapse = |(key, token)| HandedOut { key, token, lane: None };
+    let mut handed_out: Vec<HandedOut> = taken.into_iter().map(lapse).collect();
+
+    for round in 0..ROUNDS {
+        let left = hands.saturating_sub(handed_out.len());
+        let ready = ready(transaction, now, left, round == 0).await?;
+        if ready.is_empty() {
+            break;
+        }
+        let before = handed_out.len();
+        serve(transaction, policy, ready, (now, until), hands, &mut handed_out).await?;
+        if handed_out.len() == before {
+            break;
+        }
+    }
+    Ok(handed_out)
+}
+
+/// Up to `limit` lanes that are ready, locked, longest first.
+///
+/// Waits for the first, if `may_wait`, and passes over others that somebody holds. Whoever waits
+/// holds no lane yet, or two claims could wait for each other.
+async fn ready(
+    transaction: &Transaction<'_>,
+    now: Timestamp,
+    limit: usize,
+    may_wait: bool,
+) -> Result<Vec<(i64, StoredLane)>, StoreError> {
+    let doing = "looking for lanes that are ready";
+    if limit == 0 {
+        return Ok(Vec::new());
+    }
+    let now = now.as_millisecond();
+    let sql = "SELECT lane FROM lanes WHERE ready_at <= $1 ORDER BY ready_at, name LIMIT $2";
+    let candidates = rows(transaction, doing, sql, &[&now, &count(limit)]).await?;
+    let numbers: Vec<i64> = candidates
+        .iter()
+        .map(|row| Columns { table: "lanes", row }.get("lane"))
+        .collect::<Result<_, _>>()?;
+    let mut locked = HashMap::new();
+    if let (Some(first), true) = (numbers.first(), may_wait) {
+        // Somebody else may have served it while we waited.
+        let sql = "SELECT * FROM lanes WHERE lane = $1 AND ready_at <= $2 FOR UPDATE";
+        for row in rows(transaction, doing, sql, &[first, &now]).await? {
+            let columns = Columns { table: "lanes", row: &row };
+            locked.insert(*first, columns.lane()?);
+        }
+    }
+    let sql = "SELECT * FROM lanes WHERE lane = ANY($1) AND ready_at <= $2 FOR UPDATE SKIP LOCKED";
+    for row in rows(transaction, doing, sql, &[&numbers, &now]).await? {
+        let columns = Columns { table: "lanes", row: &row };
+        locked.insert(columns.get("lane")?, columns.lane()?);
+    }
+    Ok(numbers.into_iter().filter_map(|it| Some((it, locked.remove(&it)?))).collect())
+}
+
+/// Hands out due steps of these lanes, to each its share of the hands as far as it has room.
+async fn serve(
+    transaction: &Transaction<'_>,
+    policy: &lane::Policy,
+    mut ready: Vec<(i64, StoredLane)>,
+    (now, until): (Timestamp, Timestamp),
+    hands: usize,
+    handed_out: &mut Vec<HandedOut>,
+) -> Result<(), StoreError> {
+    let mut left = hands.saturating_sub(handed_out.len());
+    let most = share(left, ready.len());
+    let lanes: Vec<i64> = ready.iter().map(|(number, _)| *number).collect();
+    let room: Vec<i64> = ready.iter().map(|(_, it)| count(it.lane.room(now).min(most))).collect();
+    let sql = "SELECT wanted.lane, due.operation, due.callback \
+        FROM unnest($1::bigint[], $2::bigint[]) AS wanted (lane, room) CROSS JOIN LATERAL \
+        (SELECT operation, callback FROM steps WHERE steps.lane = wanted.lane AND due_at <= $3 \
+        ORDER BY due_at, operation, callback LIMIT wanted.room) AS due";
+    let due =
+        rows(transaction, "looking for due steps", sql, &[&lanes, &room, &now.as_millisecond()])
+            .await?;
+    let mut found: HashMap<i64, Vec<Key>> = HashMap::new();
+    for row in &due {
+        let lane = Columns { table: "steps", row }.get("lane")?;
+        found.entry(lane).or_default().push(key(row)?);
+    }
+
+    let mut chosen: Vec<(Key, u64)> = Vec::new();
+    let mut lane_of = HashMap::new();
+    for (index, number) in lanes.iter().enumerate() {
+        let share = share(left, lanes.len() - index);
+        for key in found.remove(number).unwrap_or_default().into_iter().take(share) {
+            chosen.push((key, fresh_token()?));
+            lane_of.insert(key, index);
+            left = left.saturating_sub(1);
+        }
+    }
+    for (key, token) in take(transaction, &chosen, "due_at", now, until).await? {
+        let Some((_, stored)) = lane_of.get(&key).and_then(|index| ready.get_mut(*index)) else {
+            continue;
+        };
+        stored.lane.admit(policy, token, until, now);
+        stored.served_at = now;
+        handed_out.push(HandedOut { key, token, lane: Some(stored.name.clone()) });
+    }
+    save(transaction, ready.iter().map(|(number, stored)| (number, stored))).await
+}
+
+/// Gives steps to new claims until `until`, save those that are not due `now` any more by the time in
+/// `column`, and those that somebody is at.
+async fn take(
+    transaction: &Transaction<'_>,
+    chosen: &[(Key, u64)],
+    column: &'static str,
+    now: Timestamp,
+    until: Timestamp,
+) -> Result<Vec<(Key, u64)>, StoreError> {
+    if chosen.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (operations, callbacks) = keys(chosen.iter().map(|(key, _)| *key));
+    let tokens: Vec<i64> = chosen.iter().map(|(_, token)| token.cast_signed()).collect();
+    let sql = format!(
+        "WITH due AS (SELECT steps.operation, steps.callback, chosen.token \
+            FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) \
+            AS chosen (operation, callback, token) JOIN steps USING (operation, callback) \
+            WHERE steps.{column} <= $4 FOR UPDATE OF steps SKIP LOCKED) \
+        UPDATE steps SET token = due.token, lapse_at = greatest(steps.lapse_at, $5), \
+            due_at = CASE WHEN steps.due_at IS NOT NULL THEN $5 END \
+        FROM due WHERE steps.operation = due.operation AND steps.callback = due.callback \
+        RETURNING steps.operation, steps.callback"
+    );
+    let (now, until) = (now.as_millisecond(), until.as_millisecond());
+    let taken = rows(
+        transaction,
+        "claiming steps",
+        &sql,
+        &[&operations, &callbacks, &tokens, &now, &until],
+    )
+    .await?;
+    let taken: BTreeSet<Key> = taken.iter().map(key).collect::<Result<_, _>>()?;
+    Ok(chosen.iter().filter(|(key, _)| taken.contains(key)).copied().collect())
+}
+
+/// Locks lanes in the order of their numbers. What is gone is left out.
+async fn lock(
+    transaction: &Transaction<'_>,
+    numbers: Vec<i64>,
+) -> Result<BTreeMap<i64, StoredLane>, StoreError> {
+    let sql = "SELECT * FROM lanes WHERE lane = ANY($1) ORDER BY lane FOR UPDATE";
+    let read = |row| {
+        let columns = Columns { table: "lanes", row };
+        Ok((columns.get("lane")?, columns.lane()?))
+    };
+    rows(transaction, "locking lanes", sql, &[&numbers]).await?.iter().map(read).collect()
+}
+
+/// Writes lanes that are locked, and when a claim need next look at them.
+async fn save(
+    transaction: &Transaction<'_>,
+    lanes: impl Iterator<Item = (&i64, &StoredLane)>,
+) -> Result<(), StoreError> {
+    let (mut numbers, mut allowances, mut failures) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut paused, mut slots, mut served) = (Vec::new(), Vec::new(), Vec::new());
+    let mut free = Vec::new();
+    for (number, stored) in lanes {
+        numbers.push(*number);
+        allowances.push(i64::from(stored.lane.allowance));
+        failures.push(i64::from(stored.lane.failures));
+        paused.push(millis(stored.lane.paused_until));
+        slots.push(write_slots(&stored.lane.slots));
+        served.push(stored.served_at.as_millisecond());
+        // In the past where it has been free for long: readiness is an age, by which lanes take turns.
+        let free_at = stored.lane.free_at(Timestamp::MIN).max(stored.served_at);
+        free.push(free_at.as_millisecond());
+    }
+    if numbers.is_empty() {
+        return Ok(());
+    }
+    let sql = "UPDATE lanes SET allowance = told.allowance, failures = told.failures, \
+        paused_until = told.paused_until, slots = told.slots, served_at = told.served_at, \
+        ready_at = (SELECT greatest(due_at, told.free_at) FROM steps \
+            WHERE steps.lane = told.lane AND due_at IS NOT NULL ORDER BY due_at LIMIT 1) \
+        FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::text[], \
+            $6::bigint[], $7::bigint[]) \
+        AS told (lane, allowance, failures, paused_until, slots, served_at, free_at) \
+        WHERE lanes.lane = told.lane";
+    let params: [&(dyn tokio_postgres::types::ToSql + Sync); 7] =
+        [&numbers, &allowances, &failures, &paused, &slots, &served, &free];
+    rows(transaction, "updating lanes", sql, &params).await.map(drop)
+}
+
+/// Lets Graph lanes admit nothing before `until`.
+pub(super) async fn rest_graph_lanes(
+    transaction: &Transaction<'_>,
+    until: Timestamp,
+) -> Result<(), StoreError> {
+    let doing = "letting lanes rest";
+    let until = until.as_millisecond();
+    let sql = "SELECT lane FROM lanes WHERE name LIKE 'graph:%' ORDER BY lane FOR UPDATE";
+    rows(transaction, doing, sql, &[]).await?;
+    let sql = "UPDATE lanes SET paused_until = greatest(paused_until, $1), \
+        ready_at = CASE WHEN ready_at IS NOT NULL THEN greatest(ready_at, $1) END \
+        WHERE name LIKE 'graph:%'";
+    rows(transaction, doing, sql, &[&until]).await.map(drop)
+}
+
+/// Forgets up to `limit` lanes on which nothing waits and nothing counts any more.
+pub(super) async fn forget_lanes(
+    transaction: &Transaction<'_>,
+    now: Timestamp,
+    limit: u32,
+) -> Result<(), StoreError> {
+    let doing = "forgetting lanes";
+    let sql = "SELECT * FROM lanes WHERE ready_at IS NULL ORDER BY served_at LIMIT $1 \
+        FOR UPDATE SKIP LOCKED";
+    let unused = rows(transaction, doing, sql, &[&i64::from(limit)]).await?;
+    let mut forgettable: Vec<i64> = Vec::new();
+    for row in &unused {
+        let columns = Columns { table: "lanes", row };
+        if columns.lane()?.lane.is_forgettable(now) {
+            forgettable.push(columns.get("lane")?);
+        }
+    }
+    // A statement of its own, which sees what was planned before the lock was ours.
+    let sql = "DELETE FROM lanes WHERE lane = ANY($1) \
+        AND NOT EXISTS (SELECT 1 FROM steps WHERE steps.lane = lanes.lane)";
+    rows(transaction, doing, sql, &[&forgettable]).await.map(drop)
+}
+
+fn fresh_token() -> Result<u64, StoreError> {
+    let mut token = [0; 8];
+    getrandom::fill(&mut token)
+        .map_err(|error| StoreError::Unavailable(anyhow::anyhow!("no random numbers: {error}")))?;
+    Ok(u64::from_ne_bytes(token))
+}
+
+fn key(row: &tokio_postgres::Row) -> Result<Key, StoreError> {
+    let columns = Columns { table: "steps", row };
+    Ok(Key { operation: columns.get("operation")?, callback: columns.get("callback")? })
+}
+
+fn keys(keys: impl Iterator<Item = Key>) -> (Vec<i64>, Vec<i64>) {
+    keys.map(|key| (key.operation, key.callback)).unzip()
+}
+
+fn count(number: usize) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
