@@ -76,6 +76,105 @@ impl Clock for SteadyClock {
     }
 }
 
+/// The clock of another machine, which several processes share, smoothed by [`Steady`].
+///
+/// In between two readings the time goes on by our own monotonic clock, which nobody sets; so it
+/// does not matter what this machine takes the time for, and little if the other is out of reach.
+#[derive(Debug)]
+pub struct SharedClock {
+    told: Mutex<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    steady: Steady,
+    at: Instant,
+    /// What the other machine's clock said, and when that was.
+    read: (Timestamp, Instant),
+}
+
+/// A reading that took longer than this is not worth having: it is off by up to a half of it.
+const SLOWEST_READING: Duration = Duration::from_millis(500);
+
+/// No reading was quick enough to tell the time by it.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the clock of the database cannot be read within {SLOWEST_READING:?}")]
+pub struct TooSlow;
+
+impl SharedClock {
+    /// Begins at what `read` says, tried some times if that takes too long.
+    pub async fn start<E, R>(read: impl Fn() -> R) -> Result<Result<Self, TooSlow>, E>
+    where
+        R: Future<Output = Result<Timestamp, E>>,
+    {
+        for _ in 0..5 {
+            if let Some(read) = quick(read()).await? {
+                let (steady, at) = (Steady::begin(read.0), read.1);
+                let told = Shared { steady, at, read };
+                let off = wall().duration_since(told.read_at(Instant::now()));
+                if off.unsigned_abs() > ASTRAY {
+                    tracing::warn!(
+                        off_ms = off.as_millis(),
+                        "this machine's clock is off by {off:#} from the database's, which counts"
+                    );
+                }
+                return Ok(Ok(Self { told: Mutex::new(told) }));
+            }
+        }
+        Ok(Err(TooSlow))
+    }
+
+    /// Reads the other machine's clock again, to be called every few seconds. A reading that takes
+    /// too long is left out.
+    pub async fn follow<E>(
+        &self,
+        read: impl Future<Output = Result<Timestamp, E>>,
+    ) -> Result<(), E> {
+        if let Some(read) = quick(read).await? {
+            self.told().read = read;
+        }
+        Ok(())
+    }
+
+    fn told(&self) -> std::sync::MutexGuard<'_, Shared> {
+        // Each field is set whole, so a panic elsewhere cannot leave half a time.
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Shared {
+    /// What the other machine's clock says, as far as is known.
+    fn read_at(&self, at: Instant) -> Timestamp {
+        let (read, when) = self.read;
+        read.checked_add(at.saturating_duration_since(when)).unwrap_or(Timestamp::MAX)
+    }
+}
+
+impl Clock for SharedClock {
+    fn now(&self) -> Timestamp {
+        let mut told = self.told();
+        let at = Instant::now();
+        let elapsed = at.saturating_duration_since(told.at);
+        told.at = at;
+        let wall = told.read_at(at);
+        in_millis(told.steady.follow(elapsed, wall))
+    }
+
+    fn wall(&self) -> Timestamp {
+        in_millis(self.told().read_at(Instant::now()))
+    }
+}
+
+/// A reading and when it was true, halfway between question and answer.
+async fn quick<E>(
+    read: impl Future<Output = Result<Timestamp, E>>,
+) -> Result<Option<(Timestamp, Instant)>, E> {
+    let asked = Instant::now();
+    let time = read.await?;
+    let took = asked.elapsed();
+    Ok((took <= SLOWEST_READING).then(|| (time, asked + took / 2)))
+}
+
 /// Time that follows a wall clock but never jumps with it. Pure.
 ///
 /// Were a wall clock that is set forward believed at once, every operation would be polled at once,

@@ -28,18 +28,41 @@ const ADMIN_KEY: &str = "ENGAGEMENT_BRIDGE_ADMIN_KEY";
 const CLIENT_SECRET: &str = "ENGAGEMENT_BRIDGE_CLIENT_SECRET";
 const SIGNING_SECRET: &str = "ENGAGEMENT_BRIDGE_SIGNING_SECRET";
 
+/// A database, as it is named in the settings.
+#[derive(Clone, Debug)]
+pub enum Database {
+    /// SQLite's.
+    File(PathBuf),
+    /// The URL of a PostgreSQL. Not read before it is needed, for what cannot be read is shown by
+    /// those who read flags, and there may be a password in it.
+    Server(SecretString),
+}
+
+impl From<&str> for Database {
+    fn from(text: &str) -> Self {
+        if text.starts_with("postgres://") || text.starts_with("postgresql://") {
+            return Self::Server(text.into());
+        }
+        Self::File(text.into())
+    }
+}
+
 /// Where the database is: all that most commands need to know.
 #[derive(Args, Clone, Debug)]
 pub struct DatabaseSettings {
     /// The database file; made new where there is none. Beside it are kept its lock, and the master
-    /// and admin keys unless they are given otherwise.
+    /// and admin keys unless they are given otherwise. Or, for several bridges on one database, a
+    /// PostgreSQL: `postgres://user@host/name`, with libpq's parameters (`sslmode`, `sslrootcert`,
+    /// several hosts); both keys must be given then. A password is best left to the environment, for
+    /// flags show in process lists.
     #[arg(
         long,
         env = "ENGAGEMENT_BRIDGE_DATABASE",
+        hide_env_values = true,
         default_value = "bridge.db",
-        value_name = "PATH"
+        value_name = "PATH or URL"
     )]
-    pub database: PathBuf,
+    pub database: Database,
 
     /// A file with the key that secrets in the database are sealed under: 32 bytes in base64. Or
     /// give the key itself in `ENGAGEMENT_BRIDGE_MASTER_KEY`. [default: made at first start, beside
@@ -247,6 +270,8 @@ pub enum ConfigError {
          --master-key-file or {MASTER_KEY}"
     )]
     KeyMissing { database: PathBuf, path: PathBuf },
+    #[error("with a PostgreSQL, give {flag} or {variable}: the same to all bridges on it")]
+    KeyNotGiven { flag: &'static str, variable: &'static str },
     #[error("the master key in {from} is not usable")]
     MasterKey {
         from: String,
@@ -398,7 +423,9 @@ impl DatabaseSettings {
             let malformed = |source| ConfigError::MasterKey { from: MASTER_KEY.to_owned(), source };
             return key.expose_secret().parse().map_err(malformed);
         }
-        let path = self.master_key_file.clone().unwrap_or_else(|| self.beside("master-key"));
+        let path = self.master_key_file.clone().or_else(|| self.beside("master-key"));
+        let path = path
+            .ok_or(ConfigError::KeyNotGiven { flag: "--master-key-file", variable: MASTER_KEY })?;
         let from_file = |text: &str| {
             let malformed =
                 |source| ConfigError::MasterKey { from: path.display().to_string(), source };
@@ -407,8 +434,15 @@ impl DatabaseSettings {
         if let Some(text) = read_secret(&path)? {
             return from_file(&text);
         }
-        if self.master_key_file.is_some() || self.database.exists() {
-            return Err(ConfigError::KeyMissing { database: self.database.clone(), path });
+        match &self.database {
+            Database::File(database) if self.master_key_file.is_some() || database.exists() => {
+                return Err(ConfigError::KeyMissing { database: database.clone(), path });
+            }
+            Database::Server(_) => {
+                let source = io::Error::from(io::ErrorKind::NotFound);
+                return Err(ConfigError::Unreadable { path, source });
+            }
+            Database::File(_) => {}
         }
         let key = MasterKey::generate().map_err(|source| ConfigError::MasterKey {
             from: path.display().to_string(),
@@ -432,7 +466,9 @@ impl DatabaseSettings {
         if let Some(key) = environment(ADMIN_KEY) {
             return checked(key.expose_secret(), ADMIN_KEY.to_owned());
         }
-        let path = self.admin_key_file.clone().unwrap_or_else(|| self.beside("admin-key"));
+        let path = self.admin_key_file.clone().or_else(|| self.beside("admin-key"));
+        let path =
+            path.ok_or(ConfigError::KeyNotGiven { flag: "--admin-key-file", variable: ADMIN_KEY })?;
         if let Some(text) = read_secret(&path)? {
             return checked(&text, path.display().to_string());
         }
@@ -446,11 +482,14 @@ impl DatabaseSettings {
         Ok(key)
     }
 
-    fn beside(&self, what: &str) -> PathBuf {
-        let mut name = self.database.as_os_str().to_owned();
+    /// Where a key is kept that was not given. Not beside a server's database: each replica would
+    /// make one of its own.
+    fn beside(&self, what: &str) -> Option<PathBuf> {
+        let Database::File(path) = &self.database else { return None };
+        let mut name = path.as_os_str().to_owned();
         name.push(".");
         name.push(what);
-        PathBuf::from(name)
+        Some(PathBuf::from(name))
     }
 }
 

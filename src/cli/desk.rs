@@ -1,7 +1,8 @@
 //! The operator's desk: requests to `/v1/admin`, wherever the database happens to be open.
 //!
-//! One process at a time has a database open. Where a bridge is running, the requests go to its
-//! API. Where none is, the same API is set up here, without a socket. Either way the same code
+//! One process at a time has a database file open. Where a bridge is running, the requests go to its
+//! API. Where none is, or where the database is a server's, the same API is set up here, without a
+//! socket. Either way the same code
 //! answers, so that what is refused is refused in the same words.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -22,14 +23,13 @@ use serde_json::Value;
 
 use crate::api::{self, Api};
 use crate::clock::{Clock, SystemClock};
-use crate::config::DatabaseSettings;
+use crate::config::{Database, DatabaseSettings};
 use crate::courier::Egress;
 use crate::graph::GraphRoot;
 use crate::names::SystemNames;
 use crate::nudge::Nudge;
-use crate::store::sqlite::{SqliteStore, holder};
-use crate::store::{Directory, Store};
-use crate::vault::Vault;
+use crate::serve::Opened;
+use crate::store::sqlite::holder;
 use crate::{callback, lane, operation, tls};
 
 /// How long a running bridge may take to answer.
@@ -52,16 +52,15 @@ impl Desk {
     /// Opens the database, made new if there is none, or finds the process that has it open.
     pub(super) async fn open(settings: &DatabaseSettings) -> anyhow::Result<Self> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        if let Some(address) = holder(&settings.database) {
+        if let Database::File(path) = &settings.database
+            && let Some(address) = holder(path)
+        {
             let clerk = Clerk::There { client: client(PATIENCE)?, address: reachable(address) };
             return Ok(Self { clerk, admin_key: settings.admin_key(clock.as_ref())? });
         }
-        let vault = Vault::new(&settings.master_key()?);
-        let path = settings.database.clone();
-        let open = move || SqliteStore::open(&path, vault, lane::Policy::default());
-        let store = tokio::task::spawn_blocking(open).await??;
+        let opened = Opened::open(settings, lane::Policy::default()).await?;
         let admin_key = settings.admin_key(clock.as_ref())?;
-        let clerk = Clerk::Here(api_of(store, &admin_key, clock)?);
+        let clerk = Clerk::Here(api_of(&opened, &admin_key, clock)?);
         Ok(Self { clerk, admin_key })
     }
 
@@ -116,15 +115,14 @@ impl Desk {
 
 /// The API on a database that is open here. Only its `/v1/admin` is used.
 fn api_of(
-    store: SqliteStore,
+    opened: &Opened,
     admin_key: &SecretString,
     clock: Arc<dyn Clock>,
 ) -> anyhow::Result<axum::Router> {
-    let store = Arc::new(store);
     let names = Arc::new(SystemNames::default());
     let (router, _) = api::router(Api::new(api::Parts {
-        store: Arc::clone(&store) as Arc<dyn Store>,
-        directory: store as Arc<dyn Directory>,
+        store: opened.store(),
+        directory: opened.directory(),
         egress: Arc::new(Egress::new(false, Vec::new(), names, Arc::clone(&clock))),
         clock,
         nudge: Arc::new(Nudge::default()),

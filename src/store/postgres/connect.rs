@@ -1,6 +1,6 @@
 //! Ways to the database: where it is, how we speak to it, and for how long we wait.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use deadpool_postgres::{
     Transaction,
 };
 use futures_util::future::BoxFuture;
+use rustls::ClientConfig;
 use tokio_postgres::Row;
 use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
 use tokio_postgres::types::ToSql;
@@ -17,7 +18,6 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use super::OpenError;
 use super::error::{Context as _, retried};
 use crate::store::StoreError;
-use crate::tls;
 
 /// Connections of one replica. More of them do not make a database faster that has as many cores.
 const CONNECTIONS: usize = 16;
@@ -84,9 +84,23 @@ impl FromStr for Address {
             .application_name("engagement-bridge")
             .connect_timeout(TO_CONNECT)
             .tcp_user_timeout(PATIENCE)
+            .keepalives_idle(PATIENCE)
+            .keepalives_interval(TO_CONNECT)
+            .keepalives_retries(3)
             // Of several hosts, the one that can be written to: the others are its standbys.
             .target_session_attrs(TargetSessionAttrs::ReadWrite);
         Ok(Self { config, roots })
+    }
+}
+
+impl Address {
+    /// A file of root certificates to be believed besides the usual ones: `sslrootcert`.
+    pub fn roots(&self) -> Option<&Path> {
+        self.roots.as_deref()
+    }
+
+    pub(super) fn config(&self) -> &tokio_postgres::Config {
+        &self.config
     }
 }
 
@@ -145,15 +159,8 @@ where
 
 impl Database {
     /// Makes no connection yet.
-    pub(super) fn new(address: &Address) -> Result<Self, OpenError> {
-        let roots = match &address.roots {
-            None => None,
-            Some(path) => {
-                let unreadable = |source| OpenError::Roots { path: path.clone(), source };
-                Some(std::fs::read(path).map_err(unreadable)?)
-            }
-        };
-        let connect = MakeRustlsConnect::new(tls::client_config(roots.as_deref())?);
+    pub(super) fn new(address: &Address, tls: ClientConfig) -> Result<Self, OpenError> {
+        let connect = MakeRustlsConnect::new(tls);
         let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
         let manager = Manager::from_config(address.config.clone(), connect, recycling);
         let set_up = Hook::async_fn(|client, _| {

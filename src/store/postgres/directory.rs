@@ -11,6 +11,7 @@ use tokio_postgres::Row;
 
 use super::connect::{Work, work};
 use super::error::Context as _;
+use super::replicas::DIRECTORY;
 use super::row::Columns;
 use super::{CHANNEL, PostgresStore, rows};
 use crate::courier::SigningSecret;
@@ -48,9 +49,9 @@ impl PostgresStore {
         let changed = self.database.transaction(work).await;
         // Also where it failed: what was committed may have gone unanswered.
         self.known.forget();
-        let sql = "SELECT pg_notify($1, 'directory')";
         // Should that fail, they forget by themselves soon after.
-        drop(self.database.query(WRITING, sql, &[&CHANNEL]).await);
+        let sql = "SELECT pg_notify($1, $2)";
+        drop(self.database.query(WRITING, sql, &[&CHANNEL, &DIRECTORY]).await);
         changed
     }
 

@@ -18,25 +18,28 @@ mod error;
 mod lives;
 mod reads;
 mod register;
+mod replicas;
 mod row;
 mod schedule;
 mod schema;
 mod steps;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use deadpool_postgres::Transaction;
 use jiff::Timestamp;
+use rustls::ClientConfig;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
+use tokio_util::sync::CancellationToken;
 
 use self::batch::Batches;
 use self::connect::{Database, work};
 use self::directory::KnownDirectory;
 use self::error::Context as _;
+use self::replicas::Replicas;
 use self::row::Columns;
 use super::columns::Fields as _;
 use super::{
@@ -46,7 +49,6 @@ use super::{
 use crate::callback::CallbackId;
 use crate::lane;
 use crate::operation::OperationId;
-use crate::tls::TlsError;
 use crate::vault::{Vault, VaultError};
 
 pub use connect::{Address, InvalidAddress};
@@ -66,6 +68,7 @@ pub struct PostgresStore {
     known: Arc<KnownDirectory>,
     vault: Arc<Vault>,
     policy: Arc<lane::Policy>,
+    replicas: Replicas,
 }
 
 /// Why a database could not be opened, and what to do about it.
@@ -80,14 +83,6 @@ pub enum OpenError {
     WrongKey(#[source] VaultError),
     #[error("the vault cannot seal")]
     Vault(#[source] VaultError),
-    #[error("cannot read the root certificates in {path}")]
-    Roots {
-        path: PathBuf,
-        #[source]
-        source: std::io::Error,
-    },
-    #[error(transparent)]
-    Tls(#[from] TlsError),
     #[error("cannot keep connections")]
     Pool(#[source] anyhow::Error),
     #[error("the database cannot be reached or used")]
@@ -95,20 +90,47 @@ pub enum OpenError {
 }
 
 impl PostgresStore {
-    /// Connects to the database at `address`, and brings it up to date.
+    /// Connects to the database at `address`, by `tls` where that asks for it, and brings it up to
+    /// date.
     pub async fn open(
         address: &Address,
+        tls: ClientConfig,
         vault: Vault,
         policy: lane::Policy,
     ) -> Result<Self, OpenError> {
-        let database = Database::new(address)?;
+        let database = Database::new(address, tls.clone())?;
         let mut lent = database.lend().await?;
         schema::migrate(lent.client()?).await?;
         lent.give_back();
         let (vault, policy) = (Arc::new(vault), Arc::new(policy));
         check_key(&database, &vault).await?;
         let registrations = Batches::start(&database, &vault, &policy);
-        Ok(Self { database, registrations, known: Arc::default(), vault, policy })
+        Ok(Self {
+            replicas: Replicas::new(address, tls),
+            database,
+            registrations,
+            known: Arc::default(),
+            vault,
+            policy,
+        })
+    }
+}
+
+impl PostgresStore {
+    /// Works until `stop`: hears what other replicas have to say, and tells them of ours. `news` is
+    /// called when there may be steps that can be taken.
+    pub async fn attend(self: Arc<Self>, news: impl Fn() + Send + Sync, stop: CancellationToken) {
+        let attending = self.replicas.attend(&self.database, &self.known, &news);
+        stop.run_until_cancelled(Box::pin(attending)).await;
+    }
+
+    /// What time it is at the database, in whole milliseconds.
+    pub async fn time(&self) -> Result<Timestamp, StoreError> {
+        let doing = "asking the database for the time";
+        let sql = "SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now";
+        let found = self.database.query(doing, sql, &[]).await?;
+        let row = found.first().ok_or(StoreError::Closed)?;
+        Columns { table: "clock_timestamp()", row }.time("now")
     }
 }
 
@@ -138,7 +160,9 @@ impl Store for PostgresStore {
         &self,
         registrations: Vec<Registration>,
     ) -> Result<Vec<Registered>, StoreError> {
-        self.registrations.register(registrations).await
+        let registered = self.registrations.register(registrations).await;
+        self.replicas.tell();
+        registered
     }
 
     async fn claim(
@@ -163,7 +187,9 @@ impl Store for PostgresStore {
             let (policy, commits) = (Arc::clone(&policy), Arc::clone(&commits));
             Box::pin(async move { steps::commit(transaction, &policy, &commits).await })
         });
-        self.database.transaction(commit).await
+        let committed = self.database.transaction(commit).await;
+        self.replicas.tell();
+        committed
     }
 
     async fn next_due(&self) -> Result<Option<Timestamp>, StoreError> {

@@ -59,8 +59,10 @@ impl Bench {
 
     pub(crate) async fn postgres() -> Self {
         let address: Address = support::postgres::database().parse().unwrap();
+        let tls = engagement_bridge::tls::client_config(None).unwrap();
         let vault = Vault::new(&MasterKey::generate().unwrap());
-        let store = PostgresStore::open(&address, vault, lane::Policy::default()).await.unwrap();
+        let store =
+            PostgresStore::open(&address, tls, vault, lane::Policy::default()).await.unwrap();
         Self::furnish(Arc::new(store), None).await
     }
 

@@ -1,5 +1,7 @@
 //! Puts everything together. With the commands, the one place that names implementations.
 
+mod database;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -7,8 +9,8 @@ use anyhow::Context as _;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::database::Opened;
 use crate::api::{self, Api, Listener};
-use crate::clock::{Clock, SteadyClock};
 use crate::config::{ConfigError, Sections, Settings};
 use crate::courier::{Egress, HttpCourier};
 use crate::graph::{self, HttpGraph};
@@ -16,10 +18,7 @@ use crate::names::{Names, SystemNames, Unguarded};
 use crate::nudge::Nudge;
 use crate::operation::after;
 use crate::shutdown::Shutdown;
-use crate::store::sqlite::SqliteStore;
-use crate::store::{Directory, Store};
 use crate::tls;
-use crate::vault::Vault;
 use crate::worker::{Worker, forget_what_rests};
 
 /// A bridge that is bound to its address and ready to run.
@@ -28,8 +27,8 @@ pub struct Bridge {
     address: SocketAddr,
     router: axum::Router,
     worker: Arc<Worker>,
-    store: Arc<SqliteStore>,
-    clock: Arc<dyn Clock>,
+    opened: Arc<Opened>,
+    nudge: Arc<Nudge>,
     sections: Sections,
     grace: std::time::Duration,
 }
@@ -48,12 +47,9 @@ impl Bridge {
     /// The same with other name servers than the machine's.
     pub async fn prepare_with(settings: &Settings, names: Arc<dyn Names>) -> anyhow::Result<Self> {
         let sections = settings.sections()?;
-        let clock: Arc<dyn Clock> = Arc::new(SteadyClock::start());
-        let master_key = settings.database.master_key()?;
+        let opened = Arc::new(Opened::open(&settings.database, sections.lanes.clone()).await?);
+        let (store, directory, clock) = (opened.store(), opened.directory(), opened.clock());
         let admin_key = settings.database.admin_key(clock.as_ref())?;
-        let (path, lanes) = (settings.database.database.clone(), sections.lanes.clone());
-        let open = move || SqliteStore::open(&path, Vault::new(&master_key), lanes);
-        let store = Arc::new(tokio::task::spawn_blocking(open).await??);
 
         // For an interval nothing is polled, since how long ago the process before this one polled
         // cannot be told by a clock that may have been set since.
@@ -87,7 +83,7 @@ impl Bridge {
 
         let nudge = Arc::new(Nudge::default());
         let worker = Arc::new(Worker {
-            store: Arc::clone(&store) as Arc<dyn Store>,
+            store: Arc::clone(&store),
             graph: Arc::new(graph),
             courier: Arc::new(courier),
             clock: Arc::clone(&clock),
@@ -97,11 +93,11 @@ impl Bridge {
             settings: sections.worker.clone(),
         });
         let (router, _) = api::router(Api::new(api::Parts {
-            store: Arc::clone(&store) as Arc<dyn Store>,
-            directory: Arc::clone(&store) as Arc<dyn Directory>,
+            store,
+            directory,
             egress,
-            clock: Arc::clone(&clock),
-            nudge,
+            clock,
+            nudge: Arc::clone(&nudge),
             graph_root: sections.graph_root.clone(),
             operations: sections.operations.clone(),
             callbacks: sections.callbacks.clone(),
@@ -112,9 +108,9 @@ impl Bridge {
             .await
             .with_context(|| format!("cannot listen on {}", settings.listen))?;
         let address = listener.address()?;
-        store.announce(address).context("cannot write to the lock file of the database")?;
+        opened.announce(address)?;
         let grace = settings.shutdown_grace;
-        Ok(Self { listener, address, router, worker, store, clock, sections, grace })
+        Ok(Self { listener, address, router, worker, opened, nudge, sections, grace })
     }
 
     /// Where the API listens.
@@ -130,17 +126,18 @@ impl Bridge {
         let mut parts = JoinSet::new();
         parts.spawn(named("listener", self.listener.serve(self.router, stop.clone(), grace)));
         parts.spawn(named("worker", self.worker.run(stop.clone(), grace)));
-        let store = Arc::clone(&self.store) as Arc<dyn Store>;
-        let clock = Arc::clone(&self.clock);
+        let (store, clock) = (self.opened.store(), self.opened.clock());
         let retention = self.sections.retention;
         parts.spawn(named("retention", forget_what_rests(store, clock, retention, stop.clone())));
+        let attending = Arc::clone(&self.opened).attend(self.nudge, stop.clone());
+        parts.spawn(named("replicas", attending));
 
         let ended = shutdown.abandon.run_until_cancelled(all_ended(&mut parts, &stop)).await;
         let ended = ended.unwrap_or(Ok(()));
         stop.cancel();
         parts.shutdown().await;
         // Closing waits for the writer, which may have a commit to finish.
-        tokio::task::spawn_blocking(move || drop(self.store)).await?;
+        tokio::task::spawn_blocking(move || drop(self.opened)).await?;
         if ended.is_ok() {
             tracing::info!("stopped");
         }

@@ -1,0 +1,113 @@
+//! The database that the settings name, whichever kind it is.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use secrecy::ExposeSecret as _;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::{Clock, SharedClock, SteadyClock};
+use crate::config::{ConfigError, Database, DatabaseSettings};
+use crate::lane;
+use crate::nudge::Nudge;
+use crate::store::postgres::{Address, PostgresStore};
+use crate::store::sqlite::SqliteStore;
+use crate::store::{Directory, Store};
+use crate::tls;
+use crate::vault::Vault;
+
+/// Between two looks at the clock that replicas share.
+const CLOCK_READ_EVERY: Duration = Duration::from_secs(5);
+
+/// An open database, and the clock that goes with it.
+pub(crate) enum Opened {
+    File { store: Arc<SqliteStore>, clock: Arc<SteadyClock> },
+    Server { store: Arc<PostgresStore>, clock: Arc<SharedClock> },
+}
+
+impl Opened {
+    /// Opens the database, made new or brought up to date where that is needed.
+    pub(crate) async fn open(
+        settings: &DatabaseSettings,
+        lanes: lane::Policy,
+    ) -> anyhow::Result<Self> {
+        let vault = Vault::new(&settings.master_key()?);
+        match &settings.database {
+            Database::File(path) => {
+                let path = path.clone();
+                let open = move || SqliteStore::open(&path, vault, lanes);
+                let store = Arc::new(tokio::task::spawn_blocking(open).await??);
+                Ok(Self::File { store, clock: Arc::new(SteadyClock::start()) })
+            }
+            Database::Server(url) => {
+                let address: Address = url.expose_secret().parse().context("--database")?;
+                let tls = tls::client_config(address.roots().map(read).transpose()?.as_deref())?;
+                // Apart, for it is large, and everybody who starts a bridge would carry it.
+                let opened = Box::pin(PostgresStore::open(&address, tls, vault, lanes)).await;
+                let store = Arc::new(opened.with_context(|| format!("cannot use {address}"))?);
+                let clock = Box::pin(SharedClock::start(|| store.time())).await??;
+                Ok(Self::Server { store, clock: Arc::new(clock) })
+            }
+        }
+    }
+
+    pub(crate) fn store(&self) -> Arc<dyn Store> {
+        match self {
+            Self::File { store, .. } => Arc::clone(store) as Arc<dyn Store>,
+            Self::Server { store, .. } => Arc::clone(store) as Arc<dyn Store>,
+        }
+    }
+
+    pub(crate) fn directory(&self) -> Arc<dyn Directory> {
+        match self {
+            Self::File { store, .. } => Arc::clone(store) as Arc<dyn Directory>,
+            Self::Server { store, .. } => Arc::clone(store) as Arc<dyn Directory>,
+        }
+    }
+
+    pub(crate) fn clock(&self) -> Arc<dyn Clock> {
+        match self {
+            Self::File { clock, .. } => Arc::clone(clock) as Arc<dyn Clock>,
+            Self::Server { clock, .. } => Arc::clone(clock) as Arc<dyn Clock>,
+        }
+    }
+
+    /// Leaves word, for other commands on the same machine, of where this process can be asked.
+    pub(super) fn announce(&self, address: SocketAddr) -> anyhow::Result<()> {
+        match self {
+            Self::File { store, .. } => {
+                store.announce(address).context("cannot write to the lock file of the database")
+            }
+            // Others may open it beside us.
+            Self::Server { .. } => Ok(()),
+        }
+    }
+
+    /// Keeps what this replica has in common with others in step with them, until `stop`.
+    pub(super) async fn attend(self: Arc<Self>, nudge: Arc<Nudge>, stop: CancellationToken) {
+        match &*self {
+            Self::File { .. } => stop.cancelled().await,
+            Self::Server { store, clock } => {
+                let hearing = Arc::clone(store).attend(move || nudge.now(), stop.clone());
+                let reading = stop.run_until_cancelled(read_clock(store, clock));
+                tokio::join!(hearing, reading);
+            }
+        }
+    }
+}
+
+async fn read_clock(store: &PostgresStore, clock: &SharedClock) {
+    loop {
+        tokio::time::sleep(CLOCK_READ_EVERY).await;
+        // Without an answer, time goes on as it did.
+        drop(clock.follow(store.time()).await);
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, ConfigError> {
+    let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };
+    std::fs::read(path).map_err(unreadable)
+}

@@ -1,0 +1,123 @@
+//! What replicas tell each other: that there may be something to do, and that callers have changed.
+//!
+//! `NOTIFY` carries urgency, never content, and may be lost: workers look by themselves now and then,
+//! and what is known of callers is forgotten every two seconds. It is sent by itself, not with what it
+//! is about, and not more than ten times a second, for PostgreSQL lets only one transaction at a time
+//! commit that notifies anybody of anything.
+
+use std::convert::Infallible;
+use std::future::{pending, poll_fn};
+use std::time::Duration;
+
+use rustls::ClientConfig;
+use tokio::sync::Notify;
+use tokio_postgres::AsyncMessage;
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::CHANNEL;
+use super::connect::{Address, Database};
+use super::directory::KnownDirectory;
+
+/// For how long a replica may go by what another one has changed.
+const KNOWN_FOR: Duration = Duration::from_secs(2);
+
+/// Between two notices.
+const APART: Duration = Duration::from_millis(100);
+
+/// Before we connect again.
+const AFTER_FAILURE: Duration = Duration::from_secs(1);
+
+/// The payload of a notice about callers; any other is about steps.
+pub(super) const DIRECTORY: &str = "directory";
+
+/// The way to the other replicas on the same database.
+#[derive(Debug)]
+pub(super) struct Replicas {
+    address: Address,
+    tls: ClientConfig,
+    news: Notify,
+}
+
+impl Replicas {
+    pub(super) fn new(address: &Address, tls: ClientConfig) -> Self {
+        Self { address: address.clone(), tls, news: Notify::new() }
+    }
+
+    /// Lets other replicas know, soon, that there may be steps that can be taken.
+    pub(super) fn tell(&self) {
+        self.news.notify_one();
+    }
+
+    /// Does all of it for as long as it is polled.
+    pub(super) async fn attend(
+        &self,
+        database: &Database,
+        known: &KnownDirectory,
+        news: &(impl Fn() + Sync),
+    ) {
+        tokio::join!(self.hear(known, news), self.say(database), forget(known));
+    }
+
+    async fn say(&self, database: &Database) -> Infallible {
+        loop {
+            self.news.notified().await;
+            let sql = "SELECT pg_notify($1, 'steps')";
+            // Lost, it makes others a little later, and that is all.
+            drop(database.query("telling other replicas", sql, &[&CHANNEL]).await);
+            tokio::time::sleep(APART).await;
+        }
+    }
+
+    async fn hear(&self, known: &KnownDirectory, news: &(impl Fn() + Sync)) -> Infallible {
+        loop {
+            let Err(error) = self.listen(known, news).await;
+            tracing::warn!(
+                error = &error as &(dyn std::error::Error + 'static),
+                "does not hear other replicas until the database can be reached again"
+            );
+            tokio::time::sleep(AFTER_FAILURE).await;
+        }
+    }
+
+    async fn listen(
+        &self,
+        known: &KnownDirectory,
+        news: &(impl Fn() + Sync),
+    ) -> Result<Infallible, tokio_postgres::Error> {
+        let tls = MakeRustlsConnect::new(self.tls.clone());
+        let (client, mut connection) = self.address.config().connect(tls).await?;
+        let listening = async {
+            client.batch_execute(&format!("LISTEN {CHANNEL}")).await?;
+            // What was said before is lost.
+            known.forget();
+            news();
+            pending().await
+        };
+        let hearing = async {
+            loop {
+                match poll_fn(|context| connection.poll_message(context)).await {
+                    Some(Ok(AsyncMessage::Notification(it))) if it.payload() == DIRECTORY => {
+                        known.forget();
+                    }
+                    Some(Ok(AsyncMessage::Notification(_))) => news(),
+                    Some(Ok(_)) => {}
+                    Some(Err(error)) => return error,
+                    // It ends without a word only where we have let go of it.
+                    None => pending().await,
+                }
+            }
+        };
+        tokio::select! {
+            result = listening => result,
+            error = hearing => Err(error),
+        }
+    }
+}
+
+/// What another replica has changed may have gone unheard.
+async fn forget(known: &KnownDirectory) -> Infallible {
+    loop {
+        tokio::time::sleep(KNOWN_FOR).await;
+        known.forget();
+    }
+}
