@@ -43,7 +43,8 @@ impl Opened {
                 Ok(Self::File { store, clock: Arc::new(SteadyClock::start()) })
             }
             Database::Server(url) => {
-                let address: Address = url.expose_secret().parse().context("--database")?;
+                let address: Address =
+                    url.expose_secret().parse().context("the URL in --database cannot be read")?;
                 let tls = tls::client_config(address.roots().map(read).transpose()?.as_deref())?;
                 // Apart, for it is large, and everybody who starts a bridge would carry it.
                 let opened = Box::pin(PostgresStore::open(&address, tls, vault, lanes)).await;

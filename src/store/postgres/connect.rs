@@ -30,7 +30,7 @@ const TO_CONNECT: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// What the server holds us to, should we be the ones who hang.
-const SESSION: &str = "SET statement_timeout = '10s'; SET lock_timeout = '5s'; \
+const SESSION: &str = "SET client_min_messages = warning; SET statement_timeout = '10s'; SET lock_timeout = '5s'; \
     SET idle_in_transaction_session_timeout = '20s'; SET synchronous_commit = on";
 
 /// Where a PostgreSQL is: `postgres://user:password@host:port/name`, with the parameters of libpq,

@@ -6,7 +6,8 @@
 //! by which the worker knows them; the callers; the machine's clock, which somebody sets; the calls
 //! of the store, which are refused, or done with their reply lost, or stalled past their lease; and
 //! kills of the process, which take every task along wherever it is. A process has two workers on
-//! one store, with a nudge each, as two replicas would have.
+//! one store, with a nudge each, as two replicas would have. The same in memory, on a file, and on a
+//! PostgreSQL.
 //!
 //! What counts as failure stands in [`judge`]. What explicitly does not: a callback told twice
 //! where an answer, a commit or the process was lost; a poll repeated an interval later for the
@@ -134,6 +135,11 @@ fn five_thousand_worlds_in_memory() {
 #[test]
 fn three_hundred_worlds_on_a_file_that_is_reopened_after_each_kill() {
     live_through(300, Disk::file);
+}
+
+#[test]
+fn sixty_worlds_on_postgres() {
+    live_through(60, Disk::server);
 }
 
 #[test]

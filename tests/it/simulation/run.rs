@@ -10,6 +10,7 @@ use engagement_bridge::graph::{ApiVersion, Credential, Reference};
 use engagement_bridge::lane;
 use engagement_bridge::operation::{self, Decision, Event, OperationId, State, decide};
 use engagement_bridge::store::memory::MemoryStore;
+use engagement_bridge::store::postgres::{Address, PostgresStore};
 use engagement_bridge::store::sqlite::SqliteStore;
 use engagement_bridge::store::{
     Amended, Amendment, CallbackFilter, Idempotency, OperationFilter, Page, Registered,
@@ -23,14 +24,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::outside::{Outside, SimulatedClock, WayOut, graph_id, receiver_url};
 use super::plan::{Identity, OperationPlan, Plan, Wish};
-use super::unreliable::Unreliable;
+use super::unreliable::{Unreliable, now};
 use crate::contract::Backend;
-use crate::support::{NOON, SECRET, api_key, caller, connection, token};
+use crate::support::{self, NOON, SECRET, api_key, caller, connection, token};
 
 /// Where the store keeps what it keeps.
 pub(crate) enum Disk {
     Memory(Arc<MemoryStore>),
     File { directory: tempfile::TempDir, key: MasterKey },
+    Server { address: Box<Address>, key: MasterKey },
 }
 
 /// What a caller did, and what came of it.
@@ -117,8 +119,19 @@ impl Disk {
         Self::File { directory, key: MasterKey::generate().unwrap() }
     }
 
+    pub(crate) fn server() -> Self {
+        let address = Box::new(support::postgres::database().parse().unwrap());
+        Self::Server { address, key: MasterKey::generate().unwrap() }
+    }
+
     fn open(&self) -> Arc<dyn Backend> {
         match self {
+            Self::Server { address, key } => {
+                let tls = engagement_bridge::tls::client_config(None).unwrap();
+                let (vault, lanes) = (Vault::new(key), lanes_policy());
+                let store = now(PostgresStore::open(address, tls, vault, lanes));
+                Arc::new(store.unwrap())
+            }
             Self::Memory(store) => Arc::clone(store) as Arc<dyn Backend>,
             Self::File { directory, key } => {
                 let path = directory.path().join("bridge.db");
@@ -132,9 +145,7 @@ impl Disk {
 pub(crate) fn live(plan: &Plan, disk: &Disk) -> Result<Ending, String> {
     let outside = Outside::new(plan.clone());
     let mut story = Story::of(plan);
-    // Between two lives, real time.
-    let between = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-    between.block_on(furnish(disk));
+    now(furnish(&*disk.open()));
     let (mut began, mut kills) = (Duration::ZERO, plan.kills.iter());
     loop {
         let kill = kills.next();
@@ -155,16 +166,15 @@ pub(crate) fn live(plan: &Plan, disk: &Disk) -> Result<Ending, String> {
                 began = at + Duration::from_secs(down.into());
             }
             Ended::AtRest => {
-                let (operations, callbacks) = between.block_on(everything(&*opened));
+                let (operations, callbacks) = now(everything(&*opened));
                 return Ok(Ending { outside, done: story.done, operations, callbacks });
             }
         }
     }
 }
 
-async fn furnish(disk: &Disk) {
-    let (store, secret) = (disk.open(), SECRET.parse().unwrap());
-    let contoso = caller("contoso");
+async fn furnish(store: &dyn Backend) {
+    let (contoso, secret) = (caller("contoso"), SECRET.parse().unwrap());
     assert!(store.add_caller(&contoso, api_key("key"), &secret, NOON).await.unwrap());
     let added = store.add_connection(&contoso, &connection("contoso"), NOON).await.unwrap();
     assert_eq!(added, Some(true));
@@ -232,7 +242,7 @@ impl Life {
         self.outside.begin_life(began);
         let clock = Arc::new(SimulatedClock::start(Arc::clone(&self.outside)));
         let rested = operation_after(clock.now(), operations_policy().cadence.shortest);
-        self.store.rest_graph_lanes(rested).await.unwrap();
+        now(self.store.rest_graph_lanes(rested)).unwrap();
 
         let (stop, mut running) = (CancellationToken::new(), JoinSet::new());
         let nudges = ["one", "other"].map(|name| {
@@ -295,7 +305,7 @@ impl Life {
     /// Waits until nothing is planned any more, for as long as that may take.
     async fn come_to_rest(&self) -> Result<(), String> {
         loop {
-            let Some(due) = self.store.next_due().await.unwrap() else { return Ok(()) };
+            let Some(due) = now(self.store.next_due()).unwrap() else { return Ok(()) };
             if LONGEST < self.outside.elapsed() || MOST_CALLS < self.outside.calls_of_store() {
                 return Err(format!("it does not come to rest: something is due at {due}"));
             }

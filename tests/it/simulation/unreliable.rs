@@ -1,6 +1,6 @@
 //! A store whose calls fail as the plan says, between the workers and the real one.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -11,6 +11,7 @@ use engagement_bridge::store::{
     OperationFilter, Page, Registered, Registration, Store, StoreError, StoredCallback, Tracked,
 };
 use jiff::Timestamp;
+use tokio::runtime::Runtime;
 
 use super::outside::Outside;
 use super::plan::Fault;
@@ -23,11 +24,17 @@ pub(crate) struct Unreliable {
     pub(crate) name: &'static str,
 }
 
+/// Where databases do what goes on by itself: in real time, whatever happens to a simulated process.
+static ELSEWHERE: LazyLock<Runtime> = LazyLock::new(|| {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+});
+
 /// Does `work` here and now.
 ///
 /// A database works in threads of its own and in real time, while simulated time jumps whenever
 /// nobody is busy. So nothing else happens meanwhile, and the same plan is the same story.
-fn now<T>(work: impl Future<Output = T>) -> T {
+pub(crate) fn now<T>(work: impl Future<Output = T>) -> T {
+    let _elsewhere = ELSEWHERE.enter();
     futures_executor::block_on(work)
 }
 
