@@ -108,7 +108,8 @@ pub(super) async fn connections_of(
     }
     let callers: Vec<&str> = keys.iter().map(|(caller, _)| caller.as_str()).collect();
     let names: Vec<&str> = keys.iter().map(|(_, name)| name.as_str()).collect();
-    let sql = "SELECT connections.* FROM unnest($1::text[], $2::text[]) AS wanted (caller, name) \
+    let sql = "SELECT caller, name, tenant, client_id, sealed_client_secret \
+        FROM unnest($1::text[], $2::text[]) AS wanted (caller, name) \
         JOIN connections USING (caller, name)";
     let found = rows(transaction, READING, sql, &[&callers, &names]).await?;
     let read = |row| {
@@ -400,8 +401,8 @@ impl Directory for PostgresStore {
     ) -> Result<Option<Arc<graph::Connection>>, StoreError> {
         let key = (caller.clone(), name.map(str::to_owned));
         let find = async {
-            let sql = "SELECT connections.* FROM connections \
-                JOIN callers ON callers.name = connections.caller WHERE caller = $1 \
+            let sql = "SELECT caller, connections.name, tenant, client_id, sealed_client_secret \
+                FROM connections JOIN callers ON callers.name = caller WHERE caller = $1 \
                 AND connections.name = coalesce($2, callers.default_connection)";
             let found = self.first(sql, &[&caller.as_str(), &name]).await?;
             let read = |row| connection(&self.vault, caller, &row).map(Arc::new);

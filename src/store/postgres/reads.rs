@@ -1,4 +1,9 @@
-//! What is asked of operations and callbacks without changing them.
+//! Operations and callbacks as they stand, for whoever asks.
+//!
+//! Columns are named one by one. PostgreSQL refuses a prepared `SELECT *` from the moment on that a
+//! newer replica has added a column, for as long as the connection lasts.
+
+use tokio_postgres::types::ToSql;
 
 use super::connect::Database;
 use super::row::Columns;
@@ -9,15 +14,27 @@ use crate::store::{
     Attempt, CallbackFilter, CallerName, OperationFilter, Page, StoreError, StoredCallback, Tracked,
 };
 
+/// What [`Tracked`] is read from.
+const OPERATION: &str = "id, caller, graph_version, graph_id, connection, token_expires_at, \
+    callback_url, client_state, registered_at, deadline, polls, callbacks, state, next_poll_at, \
+    troubles, rejections, refusals, refusal, blocked_until, earliest_poll_at, outcome, rested_at, \
+    last_body";
+
+/// What [`StoredCallback`] is read from.
+const CALLBACK: &str = "operation_id, number, caller, notice, url, body, owed_at, attempts, \
+    state, tries, next_attempt_at, give_up_at, reason, rested_at";
+
+/// The operation, whosever it is.
 pub(super) async fn operation(
     database: &Database,
     id: OperationId,
 ) -> Result<Option<Tracked>, StoreError> {
-    let sql = "SELECT * FROM operations WHERE id = $1";
-    let found = database.query("reading an operation", sql, &[&id.to_string()]).await?;
+    let sql = format!("SELECT {OPERATION} FROM operations WHERE id = $1");
+    let found = database.query("reading an operation", &sql, &[&id.to_string()]).await?;
     found.first().map(|row| Columns { table: "operations", row }.tracked()).transpose()
 }
 
+/// A caller's operations, newest first.
 pub(super) async fn operations(
     database: &Database,
     caller: &CallerName,
@@ -25,27 +42,31 @@ pub(super) async fn operations(
     page: Page<OperationId>,
 ) -> Result<Vec<Tracked>, StoreError> {
     let after = page.after.map(|id| id.to_string());
-    // Separate statements, of which each has its index, rather than one with conditions in it.
-    let by_state = if filter.state.is_some() { "AND state = $4" } else { "AND $4::text IS NULL" };
+    // Several statements, each with an index of its own, rather than one for all filters.
     let behind = if after.is_some() { "AND id < $2" } else { "AND $2::text IS NULL" };
+    let by_state = if filter.state.is_some() { "AND state = $4" } else { "AND $4::text IS NULL" };
     let sql = format!(
-        "SELECT * FROM operations WHERE caller = $1 {behind} {by_state} ORDER BY id DESC LIMIT $3"
+        "SELECT {OPERATION} FROM operations WHERE caller = $1 {behind} {by_state} \
+         ORDER BY id DESC LIMIT $3"
     );
     let (caller, limit) = (caller.as_str(), i64::from(page.limit));
-    let found = database.query("listing", &sql, &[&caller, &after, &limit, &filter.state]).await?;
+    let params: [&(dyn ToSql + Sync); _] = [&caller, &after, &limit, &filter.state];
+    let found = database.query("listing operations", &sql, &params).await?;
     found.iter().map(|row| Columns { table: "operations", row }.tracked()).collect()
 }
 
+/// The callback, whosever it is.
 pub(super) async fn callback(
     database: &Database,
     id: CallbackId,
 ) -> Result<Option<StoredCallback>, StoreError> {
-    let sql = "SELECT * FROM callbacks WHERE operation_id = $1 AND number = $2";
-    let key = [&id.operation.to_string() as _, &i64::from(id.number) as _];
-    let found = database.query("reading a callback", sql, &key).await?;
+    let sql = format!("SELECT {CALLBACK} FROM callbacks WHERE operation_id = $1 AND number = $2");
+    let (operation, number) = (id.operation.to_string(), i64::from(id.number));
+    let found = database.query("reading a callback", &sql, &[&operation, &number]).await?;
     found.first().map(|row| Columns { table: "callbacks", row }.stored_callback()).transpose()
 }
 
+/// A caller's callbacks, newest operation first.
 pub(super) async fn callbacks(
     database: &Database,
     caller: &CallerName,
@@ -64,32 +85,28 @@ pub(super) async fn callbacks(
         None => "AND $6::text IS NULL",
     };
     let sql = format!(
-        "SELECT * FROM callbacks WHERE caller = $1 {behind} {by_state} {by_operation} \
+        "SELECT {CALLBACK} FROM callbacks WHERE caller = $1 {behind} {by_state} {by_operation} \
          ORDER BY operation_id DESC, number DESC LIMIT $4"
     );
     let operation = filter.operation.map(|id| id.to_string());
     let (caller, limit) = (caller.as_str(), i64::from(page.limit));
-    let params = [
-        &caller as _,
-        &after_operation as _,
-        &after_number as _,
-        &limit as _,
-        &filter.state as _,
-        &operation as _,
-    ];
-    let found = database.query("listing", &sql, &params).await?;
+    let params: [&(dyn ToSql + Sync); _] =
+        [&caller, &after_operation, &after_number, &limit, &filter.state, &operation];
+    let found = database.query("listing callbacks", &sql, &params).await?;
     found.iter().map(|row| Columns { table: "callbacks", row }.stored_callback()).collect()
 }
 
+/// The latest `limit` attempts of a callback, oldest first.
 pub(super) async fn attempts(
     database: &Database,
     id: CallbackId,
     limit: u32,
 ) -> Result<Vec<Attempt>, StoreError> {
-    let sql = "SELECT * FROM attempts WHERE operation_id = $1 AND callback_number = $2 \
+    let sql = "SELECT operation_id, number, at, took_ms, status, failure, detail, answer \
+        FROM attempts WHERE operation_id = $1 AND callback_number = $2 \
         ORDER BY number DESC LIMIT $3";
-    let key = [&id.operation.to_string() as _, &i64::from(id.number) as _, &i64::from(limit) as _];
-    let found = database.query("reading attempts", sql, &key).await?;
-    let read = |row| Columns { table: "attempts", row }.attempt();
-    found.iter().rev().map(read).collect()
+    let (operation, number) = (id.operation.to_string(), i64::from(id.number));
+    let params: [&(dyn ToSql + Sync); _] = [&operation, &number, &i64::from(limit)];
+    let found = database.query("reading attempts", sql, &params).await?;
+    found.iter().rev().map(|row| Columns { table: "attempts", row }.attempt()).collect()
 }
