@@ -231,6 +231,9 @@ impl Directory for PostgresStore {
     }
 
     async fn revoke_key(&self, caller: &CallerName, id: &str) -> Result<bool, StoreError> {
+        if !can_be_stored(id) {
+            return Ok(false);
+        }
         let given = Arc::new((caller.clone(), id.to_owned()));
         let revoke = work(move |transaction| {
             let given = Arc::clone(&given);
@@ -399,6 +402,9 @@ impl Directory for PostgresStore {
         caller: &CallerName,
         name: Option<&str>,
     ) -> Result<Option<Arc<graph::Connection>>, StoreError> {
+        if !name.is_none_or(can_be_stored) {
+            return Ok(None);
+        }
         let key = (caller.clone(), name.map(str::to_owned));
         let find = async {
             let sql = "SELECT caller, connections.name, tenant, client_id, sealed_client_secret \
@@ -417,6 +423,9 @@ impl Directory for PostgresStore {
         name: &str,
         secret: &SecretString,
     ) -> Result<bool, StoreError> {
+        if !can_be_stored(name) {
+            return Ok(false);
+        }
         let sealed = self
             .vault
             .seal(&connection_place(caller, name), secret.expose_secret().as_bytes())
@@ -440,6 +449,9 @@ impl Directory for PostgresStore {
         caller: &CallerName,
         name: &str,
     ) -> Result<Option<bool>, StoreError> {
+        if !can_be_stored(name) {
+            return Ok(None);
+        }
         let given = Arc::new((caller.clone(), name.to_owned()));
         let remove = work(move |transaction| {
             let given = Arc::clone(&given);
@@ -468,6 +480,12 @@ impl Directory for PostgresStore {
         });
         self.change(remove).await
     }
+}
+
+/// Whether there can be a row of that name: a text of PostgreSQL's has no NUL in it, and asking for
+/// one would be an error.
+fn can_be_stored(name: &str) -> bool {
+    !name.contains('\0')
 }
 
 const LIVE_SECRETS: &str = "SELECT id, created_at, expires_at FROM signing_secrets \
