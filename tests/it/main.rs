@@ -16,6 +16,7 @@ mod delivery;
 mod lanes;
 mod outside;
 mod process;
+mod replicas;
 mod rules;
 mod samples;
 mod simulation;

@@ -195,6 +195,10 @@ async fn check(
         let detail = format!("{LONGEST_CLIENT_STATE} characters at the most");
         errors.push(FieldError::new("clientState", "tooLong", detail));
     }
+    // PostgreSQL has no such text, and what one database takes every other one should take.
+    if request.client_state.as_ref().is_some_and(|it| it.contains('\0')) {
+        errors.push(FieldError::new("clientState", "invalid", "no text with U+0000 in it"));
+    }
     let deadline = deadline(api, request.expires_after.as_deref(), now, &mut errors);
     let callback_url = callback_url(api, &request.callback_url, &mut errors).await;
 

@@ -16,7 +16,7 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::OpenError;
-use super::error::{Context as _, retried};
+use super::error::{Context as _, is_stale_plan, retried};
 use crate::store::StoreError;
 
 /// Connections of one replica. More of them do not make a database faster that has as many cores.
@@ -196,6 +196,7 @@ impl Database {
                     }
                 };
                 lent.give_back();
+                self.forget_stale_plans(&result);
                 result
             })
         })
@@ -209,18 +210,28 @@ impl Database {
         sql: &str,
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<Row>, StoreError> {
-        self.in_time(async {
-            let mut lent = self.lend().await?;
-            let client = lent.client()?;
-            let result = async {
-                let statement = client.prepare_cached(sql).await.context(doing)?;
-                client.query(&statement, params).await.context(doing)
-            };
-            let result = result.await;
-            lent.give_back();
-            result
+        retried(|| {
+            self.in_time(async {
+                let mut lent = self.lend().await?;
+                let client = lent.client()?;
+                let result = async {
+                    let statement = client.prepare_cached(sql).await.context(doing)?;
+                    client.query(&statement, params).await.context(doing)
+                };
+                let result = result.await;
+                lent.give_back();
+                self.forget_stale_plans(&result);
+                result
+            })
         })
         .await
+    }
+
+    /// Lets all connections prepare their statements anew, where one has met a stale one.
+    fn forget_stale_plans<T>(&self, result: &Result<T, StoreError>) {
+        if result.as_ref().is_err_and(is_stale_plan) {
+            self.pool.manager().statement_caches.clear();
+        }
     }
 
     /// A connection for as long as it is held.

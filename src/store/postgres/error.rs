@@ -54,7 +54,17 @@ pub(super) fn is_conflict(error: &StoreError) -> bool {
         || error
             .downcast_ref::<Error>()
             .and_then(Error::code)
-            .is_some_and(|state| conflicts.contains(&state))
+            .is_some_and(|state| conflicts.contains(&state) || *state == STALE_PLAN)
+}
+
+/// "Cached plan must not change result type": a newer replica has added a column to a table since
+/// the statement was prepared.
+const STALE_PLAN: SqlState = SqlState::FEATURE_NOT_SUPPORTED;
+
+/// Whether statements must be prepared anew.
+pub(super) fn is_stale_plan(error: &StoreError) -> bool {
+    let StoreError::Unavailable(error) = error else { return false };
+    error.downcast_ref::<Error>().and_then(Error::code) == Some(&STALE_PLAN)
 }
 
 /// Whether the database would not take some value: "data exception" or "integrity constraint

@@ -107,6 +107,11 @@ async fn all_faults_of_a_registration_are_named_at_once() {
             ]),
         ),
         row(
+            "a client state that no database takes",
+            json!({ "clientState": "order\u{0}42" }),
+            faults([("clientState", "invalid")]),
+        ),
+        row(
             "a token and its life",
             json!({ "accessToken": "", "expiresIn": 0 }),
             faults([("accessToken", "invalid"), ("expiresIn", "outOfRange")]),
@@ -164,7 +169,7 @@ async fn what_is_odd_but_in_order_is_taken_as_it_is() {
     let longest = "ü".repeat(128);
     let members = [
         json!({ "clientState": longest, "expiresAfter": "P7D" }),
-        json!({ "clientState": "zero\0, \u{1}, \u{202e}, \u{1f600}, \"'\\" }),
+        json!({ "clientState": "bell\u{7}, \u{1}, \u{202e}, \u{1f600}, \"'\\" }),
         json!({ "clientState": "", "expiresAfter": "pt36h" }),
         json!({ "operation": format!("{root}/BETA/employeeExperience/engagementOperations(%27eyJg%27)") }),
         json!({ "operation": "/v1.0/employeeExperience/engagementAsyncOperations/eyJh" }),

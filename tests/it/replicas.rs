@@ -1,0 +1,169 @@
+//! What holds between bridges that share a PostgreSQL, where two do the same at the same moment.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use engagement_bridge::lane;
+use engagement_bridge::store::postgres::PostgresStore;
+use engagement_bridge::store::{
+    Directory, Idempotency, OperationFilter, Page, Registered, Registration, Step, Store,
+};
+use engagement_bridge::tls;
+use engagement_bridge::vault::{MasterKey, Vault};
+use futures_util::future::join_all;
+
+use crate::contract::LEASE;
+use crate::support::postgres::{self, Server};
+use crate::support::{NOON, SECRET, after, api_key, caller, connection, registration};
+
+/// Two replicas on a fresh database, with a caller `contoso` who has a connection of that name.
+struct Two {
+    url: String,
+    one: Arc<PostgresStore>,
+    other: Arc<PostgresStore>,
+}
+
+impl Two {
+    async fn start() -> Self {
+        let (url, key) = (postgres::database(), MasterKey::generate().unwrap());
+        let open = async || {
+            let (vault, tls) = (Vault::new(&key), tls::client_config(None).unwrap());
+            let address = url.parse().unwrap();
+            let lanes = lane::Policy::default();
+            Arc::new(PostgresStore::open(&address, tls, vault, lanes).await.unwrap())
+        };
+        // Both find an empty database, and one of them makes its tables.
+        let (one, other) = tokio::join!(open(), open());
+        let (contoso, secret) = (caller("contoso"), SECRET.parse().unwrap());
+        assert!(one.add_caller(&contoso, api_key("first"), &secret, NOON).await.unwrap());
+        one.add_connection(&contoso, &connection("contoso"), NOON).await.unwrap();
+        Self { url, one, other }
+    }
+
+    /// Registers each of these at its replica, all at once.
+    async fn register(&self, registrations: Vec<Registration>) -> Vec<Registered> {
+        let registering = registrations.into_iter().enumerate().map(|(index, it)| {
+            let store = if index % 2 == 0 { &self.one } else { &self.other };
+            async move { store.register(vec![it]).await.unwrap().remove(0) }
+        });
+        join_all(registering).await
+    }
+}
+
+/// The same registration as another one, from somebody who knows nothing of that.
+fn twin(n: u32) -> Registration {
+    let id = registration(n + 1_000).operation.id;
+    let mut twin = registration(n);
+    twin.operation.id = id;
+    twin
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operation_is_kept_once_whoever_registers_it_on_postgres() {
+    let two = Two::start().await;
+    let both = (0..60).flat_map(|n| [registration(n), twin(n)]);
+    let registered = two.register(both.collect()).await;
+    for pair in registered.chunks(2) {
+        let found = match pair {
+            [Registered::New, Registered::Existing(found)]
+            | [Registered::Existing(found), Registered::New] => found,
+            other => panic!("{other:?}"),
+        };
+        assert!(two.one.operation(found.operation.id).await.unwrap().is_some());
+    }
+    let page = Page { after: None, limit: 1_000 };
+    let contoso = caller("contoso");
+    let listed = two.other.operations(&contoso, OperationFilter::default(), page).await.unwrap();
+    assert_eq!(listed.len(), 60);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idempotency_key_is_taken_once_on_postgres() {
+    let two = Two::start().await;
+    let with_key = |mut it: Registration, n: u32| {
+        let (key, answer) = (format!("key-{n}"), it.operation.id.to_string().into());
+        it.idempotency = Some(Idempotency { key, request: [7; 32], answer });
+        it
+    };
+    let both = (0..40).flat_map(|n| [with_key(registration(n), n), with_key(twin(n), n)]);
+    for (n, pair) in two.register(both.collect()).await.chunks(2).enumerate() {
+        let (operation, answer) = match pair {
+            [Registered::New, Registered::Replayed { operation, answer }]
+            | [Registered::Replayed { operation, answer }, Registered::New] => (operation, answer),
+            other => panic!("key {n}: {other:?}"),
+        };
+        assert_eq!(answer.as_deref(), Some(operation.to_string().as_bytes()));
+        assert!(two.one.operation(*operation).await.unwrap().is_some());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_step_is_handed_out_twice_and_no_lane_above_its_budget_on_postgres() {
+    let two = Two::start().await;
+    let contoso = caller("contoso");
+    for name in ["chess", "gardening"] {
+        two.other.add_connection(&contoso, &connection(name), NOON).await.unwrap();
+    }
+    let on_three_lanes = (0..60).map(|n| {
+        let name = ["contoso", "chess", "gardening"][n as usize % 3];
+        let credential = engagement_bridge::graph::Credential::Connection(connection(name).into());
+        Registration { credential, ..registration(n) }
+    });
+    two.register(on_three_lanes.collect()).await;
+
+    let claiming = (0..16).map(|n| {
+        let store = if n % 2 == 0 { &two.one } else { &two.other };
+        async move { store.claim(after(60), LEASE, 5).await.unwrap() }
+    });
+    let mut times: BTreeMap<Step, usize> = BTreeMap::new();
+    for claimed in join_all(claiming).await.into_iter().flatten() {
+        *times.entry(claimed.claim.step).or_default() += 1;
+    }
+    assert!(times.values().all(|times| *times == 1), "{times:?}");
+    let budget = lane::Policy::default().graph_requests as usize;
+    assert_eq!(times.len(), 3 * budget, "each lane gives what it has, and no more");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_live_operation_loses_its_connection_on_postgres() {
+    let two = Two::start().await;
+    let contoso = caller("contoso");
+    let mut removals = 0;
+    for round in 0..40 {
+        let registering = two.register((0..6).map(|n| registration(round * 10 + n)).collect());
+        let removing = two.other.remove_connection(&contoso, "contoso");
+        let (registered, removed) = tokio::join!(registering, removing);
+        let is_kept = |it: &Registered| matches!(it, Registered::New);
+        if removed.unwrap() == Some(true) {
+            assert!(!registered.iter().any(is_kept), "{registered:?}");
+            two.one.add_connection(&contoso, &connection("contoso"), NOON).await.unwrap();
+            removals += 1;
+        } else {
+            assert!(registered.iter().any(is_kept), "{registered:?}");
+            let forget = "DELETE FROM operations; DELETE FROM live_operations";
+            Server::shared().ask(&two.url, forget);
+        }
+    }
+    assert!(0 < removals, "the race was never won by the removal");
+}
+
+/// A statement that was prepared before does not fit the table any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn work_goes_on_while_a_newer_replica_adds_columns_on_postgres() {
+    let two = Two::start().await;
+    let work = async |n: u32| {
+        // At once, so that more than one connection has its statements prepared.
+        let registered = two.register((n..n + 8).map(registration).collect()).await;
+        assert!(registered.iter().all(|it| matches!(it, Registered::New)), "{registered:?}");
+        let claimed = two.one.claim(after(60 + 100 * u64::from(n)), LEASE, 8).await.unwrap();
+        assert_eq!(claimed.len(), 8);
+        let id = registration(n).operation.id;
+        assert!(two.other.operation(id).await.unwrap().is_some());
+    };
+    work(0).await;
+    for table in ["operations", "callbacks", "lanes", "steps", "connections", "idempotency_keys"] {
+        let sql = format!("ALTER TABLE {table} ADD COLUMN later INTEGER DEFAULT 1");
+        Server::shared().ask(&two.url, &sql);
+    }
+    work(8).await;
+}
