@@ -180,6 +180,8 @@ pub(crate) fn any_plan() -> impl Strategy<Value = Plan> {
     let store = prop_oneof![
         2 => Just(Vec::new()),
         3 => prop::collection::vec(any_fault(), 1..60),
+        // After which a step is done once all the same.
+        1 => prop::collection::vec(prop_oneof![Just(Fault::Nothing), Just(Fault::Refused)], 1..60),
     ];
     let kills = prop_oneof![
         2 => Just(Vec::new()),
