@@ -3,7 +3,8 @@
 //!
 //! An app registers an operation with a callback URL over REST. The bridge polls Graph on the app's
 //! behalf, within Graph's rules, through crashes, and then owes the callback until it is delivered
-//! or listed as undeliverable. One process with one database file does all of it.
+//! or listed as undeliverable. One process with one database file does all of it, or several that
+//! share a PostgreSQL.
 //!
 //! # The map
 //!
