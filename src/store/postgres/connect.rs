@@ -29,9 +29,15 @@ const TO_CONNECT: Duration = Duration::from_secs(5);
 /// and much shorter than a lease.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// What the server holds us to, should we be the ones who hang.
-const SESSION: &str = "SET client_min_messages = warning; SET statement_timeout = '10s'; SET lock_timeout = '5s'; \
-    SET idle_in_transaction_session_timeout = '20s'; SET synchronous_commit = on";
+/// What the server holds us to, should we be the ones who hang, and what we rely on whatever its own
+/// settings are: a commit is on disk, a synchronous standby's included, before anybody learns of it.
+const SESSION: &str = "\
+    SET client_min_messages = warning;
+    SET default_transaction_isolation = 'read committed';
+    SET synchronous_commit = on;
+    SET statement_timeout = '10s';
+    SET lock_timeout = '5s';
+    SET idle_in_transaction_session_timeout = '20s'";
 
 /// Where a PostgreSQL is: `postgres://user:password@host:port/name`, with the parameters of libpq,
 /// several hosts among them.
@@ -270,6 +276,54 @@ impl Drop for Lent {
     fn drop(&mut self) {
         if let Some(client) = self.0.take() {
             drop(Object::take(client));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str) -> Address {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn tls_is_used_unless_it_is_refused_or_the_server_is_here() {
+        let mode = |text: &str| address(text).config.get_ssl_mode();
+        assert_eq!(mode("postgres://db.example.com/bridge"), SslMode::Require);
+        assert_eq!(mode("postgres://127.0.0.1,db.example.com/bridge"), SslMode::Require);
+        assert_eq!(mode("postgres://db.example.com/bridge?sslmode=require"), SslMode::Require);
+        assert_eq!(mode("postgres://db.example.com/bridge?sslmode=disable"), SslMode::Disable);
+        assert_eq!(mode("postgres://127.0.0.1,[::1],localhost/bridge"), SslMode::Disable);
+        assert_eq!(mode("postgres://127.0.0.1/bridge?sslmode=verify-full"), SslMode::Require);
+        for half_hearted in ["prefer", "allow", "verify-ca", ""] {
+            let text = format!("postgres://db.example.com/bridge?sslmode={half_hearted}");
+            let refused = text.parse::<Address>().unwrap_err();
+            assert!(matches!(refused, InvalidAddress::SslMode), "{half_hearted}: {refused}");
+        }
+    }
+
+    #[test]
+    fn what_the_library_does_not_know_is_taken_out_and_the_rest_is_left() {
+        let address = address(
+            "postgresql://bridge@one.example.com:5433,two.example.com/bridge\
+            ?sslrootcert=/etc/roots+ours.pem&options=-c%20geqo%3Doff&sslmode=require",
+        );
+        assert_eq!(address.roots(), Some(Path::new("/etc/roots ours.pem")));
+        assert_eq!(address.config.get_options(), Some("-c geqo=off"));
+        assert_eq!(address.config.get_ports(), [5433, 5432]);
+        assert_eq!(address.config.get_target_session_attrs(), TargetSessionAttrs::ReadWrite);
+    }
+
+    #[test]
+    fn a_password_is_never_shown() {
+        let address = address("postgres://bridge:hunter2@db.example.com/bridge");
+        assert_eq!(address.to_string(), "postgres://db.example.com/bridge");
+        assert_eq!(format!("{address:?}"), address.to_string());
+        for wrong in ["postgres://u:hunter2@db:x/n", "postgres://u:hunter2@db/n?sslmode=hunter2"] {
+            let refused = anyhow::Error::new(wrong.parse::<Address>().unwrap_err());
+            assert!(!format!("{refused:#} {refused:?}").contains("hunter2"), "{refused:?}");
         }
     }
 }
