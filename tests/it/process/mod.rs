@@ -3,6 +3,7 @@
 mod commands;
 mod damage;
 mod kills;
+mod ordeal;
 mod refusals;
 mod restarts;
 mod secrets;
