@@ -5,6 +5,7 @@ mod damage;
 mod kills;
 mod ordeal;
 mod refusals;
+mod replicas;
 mod restarts;
 mod secrets;
 mod trouble;
@@ -120,9 +121,17 @@ impl Home {
     }
 
     pub(crate) async fn serve(&self) -> Serve {
+        Serve::spawn(self.command_to_serve()).await
+    }
+
+    /// The same where it may not start; `Err` is what it says then.
+    pub(crate) async fn try_serve(&self) -> Result<Serve, String> {
+        Serve::try_spawn(self.command_to_serve()).await
+    }
+
+    fn command_to_serve(&self) -> Command {
         let flags: Vec<_> = self.flags.iter().map(String::as_str).collect();
-        let arguments = [&["serve"][..], &flags].concat();
-        Serve::spawn(self.command(&arguments)).await
+        self.command(&[&["serve"][..], &flags].concat())
     }
 
     /// Starts `serve` after `setup`, a line of shell, in a mount namespace of its own.
@@ -143,7 +152,15 @@ impl Home {
 }
 
 impl Serve {
-    async fn spawn(mut command: Command) -> Self {
+    async fn spawn(command: Command) -> Self {
+        match Self::try_spawn(command).await {
+            Ok(serve) => serve,
+            Err(log) => panic!("serve does not listen: {log}"),
+        }
+    }
+
+    /// `Err` is what it said instead of listening.
+    async fn try_spawn(mut command: Command) -> Result<Self, String> {
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let log = Arc::new(Mutex::new(String::new()));
@@ -164,9 +181,9 @@ impl Serve {
         let listening = tokio::time::timeout(PATIENCE, address.wait_for(Option::is_some)).await;
         let address = match listening {
             Ok(Ok(address)) => address.unwrap(),
-            _ => panic!("serve does not listen: {}", log.lock().unwrap()),
+            _ => return Err(log.lock().unwrap().clone()),
         };
-        Self { child, address, log, _reading: reading }
+        Ok(Self { child, address, log, _reading: reading })
     }
 
     pub(crate) fn pid(&self) -> u32 {

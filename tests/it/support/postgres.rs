@@ -2,6 +2,7 @@
 //! holds its standard input: no server outlives the tests, not even those that were killed.
 
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::SocketAddr;
 use std::ops::Deref;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -67,6 +68,11 @@ impl Server {
         let mut url = self.url.clone();
         url.set_path(database);
         url.into()
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.url.socket_addrs(|| None).unwrap()[0]
     }
 
     /// The URL of a fresh and empty database.
