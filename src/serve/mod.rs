@@ -51,11 +51,6 @@ impl Bridge {
         let (store, directory, clock) = (opened.store(), opened.directory(), opened.clock());
         let admin_key = settings.database.admin_key(clock.as_ref())?;
 
-        // For an interval nothing is polled, since how long ago the process before this one polled
-        // cannot be told by a clock that may have been set since.
-        let rested = after(clock.now(), sections.operations.cadence.shortest);
-        store.rest_graph_lanes(rested).await?;
-
         let roots = match &settings.ca_file {
             None => None,
             Some(path) => {
@@ -108,6 +103,12 @@ impl Bridge {
             .await
             .with_context(|| format!("cannot listen on {}", settings.listen))?;
         let address = listener.address()?;
+        // For an interval nothing is polled, since how long ago the process before this one polled
+        // cannot be told by a clock that may have been set since. Replicas rest with us, so this
+        // comes when nothing that the settings name is in the way of a start any more: a bridge that
+        // is started again and again in vain would keep all others from polling.
+        let rested = after(opened.clock().now(), sections.operations.cadence.shortest);
+        opened.store().rest_graph_lanes(rested).await?;
         opened.announce(address)?;
         let grace = settings.shutdown_grace;
         Ok(Self { listener, address, router, worker, opened, nudge, sections, grace })

@@ -2,6 +2,8 @@
 
 use axum::http::header::RETRY_AFTER;
 
+use tokio::task::block_in_place;
+
 use super::*;
 use crate::process::ordeal::rules_kept;
 use crate::process::replicas::relay::{Relay, Way};
@@ -106,7 +108,7 @@ async fn a_replica_that_has_lost_its_database_says_so_on_postgres() {
     receiver.expect_secret(added["signingSecret"].as_str().unwrap().parse().unwrap());
     let key = added["apiKey"].as_str().unwrap();
     let (near, far) = (homes[0].serve().await, homes[1].serve().await);
-    let (near, shop) = (near.client(key), far.client(key));
+    let (other, shop) = (near.client(key), far.client(key));
 
     for way in [Way::Closed, Way::Silent] {
         let script = json!([{ "status": "succeeded" }]);
@@ -128,11 +130,42 @@ async fn a_replica_that_has_lost_its_database_says_so_on_postgres() {
         assert_eq!(probed.body["status"], "storeUnavailable", "{way:?}");
         assert!(asked_at.elapsed() < TO_SAY_SO, "{way:?}: after {:?}", asked_at.elapsed());
         assert_eq!(shop.get("/healthz").await.status, StatusCode::NO_CONTENT);
-        assert!(is_ready(&near).await, "the other has lost nothing");
+        assert!(is_ready(&other).await, "the other has lost nothing");
 
         relay.make(Way::Open);
         until(async || is_ready(&shop).await).await;
         let id = shop.register(&registration).await;
         assert_eq!(receiver.next().await.json()["tracking"]["id"], id);
     }
+
+    relay.make(Way::Silent);
+    assert!(far.terminate().await.success(), "it need not wait for what does not come");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_cannot_start_is_in_nobodys_way_on_postgres() {
+    let sandbox = sandbox().await;
+    let server = postgres::Server::shared();
+    let database = server.create_database();
+    let mut homes = [(); 2].map(|()| replica(&sandbox, &database));
+    let added = homes[0].add_shop().await;
+    let running = homes[0].serve().await;
+    let shop = running.client(added["apiKey"].as_str().unwrap());
+    let registration = json!({
+        "operation": operation(&sandbox, &json!([{ "status": "running" }])),
+        "callbackUrl": "http://127.0.0.1:9/hooks",
+    });
+    let id = shop.register(&registration).await;
+    until(async || shop.operation(&id).await["polls"].as_u64().unwrap() > 0).await;
+    let paused = || {
+        let sql = "SELECT max(paused_until) FROM lanes WHERE name LIKE 'graph:%'";
+        block_in_place(|| server.ask(&database, sql))
+    };
+
+    let before = paused();
+    let listens = homes[1].flags.iter_mut().find(|it| *it == "127.0.0.1:0").unwrap();
+    *listens = running.address.to_string();
+    let complaint = homes[1].try_serve().await.err().unwrap();
+    assert!(complaint.contains("cannot listen"), "{complaint}");
+    assert_eq!(paused(), before, "polls of all others were put off");
 }
