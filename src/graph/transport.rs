@@ -10,7 +10,7 @@ use reqwest::dns::Resolve;
 use reqwest::redirect;
 use reqwest::{Client, RequestBuilder, Response};
 use rustls::ClientConfig;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until};
 
 use super::wire::legible;
 
@@ -83,14 +83,12 @@ impl Transport {
         request: impl FnOnce(&Client) -> RequestBuilder,
     ) -> Result<Received, NoAnswer> {
         let sent = request(&self.client()).send();
-        let mut response =
-            timeout_at(until, sent).await.map_err(|_| NoAnswer::TimedOut)?.map_err(no_answer)?;
+        let mut response = in_time(until, sent).await?.map_err(no_answer)?;
         let status = response.status();
         if status == StatusCode::SERVICE_UNAVAILABLE {
             self.reconnect();
         }
-        let body =
-            timeout_at(until, body(&mut response, limit)).await.unwrap_or(Err(NoAnswer::TimedOut));
+        let body = in_time(until, body(&mut response, limit)).await.and_then(|read| read);
         Ok(Received { status, headers: std::mem::take(response.headers_mut()), body })
     }
 
@@ -158,6 +156,16 @@ fn client(
         builder = builder.dns_resolver(Arc::clone(resolver));
     }
     builder.build()
+}
+
+/// Does `work` until then, and looks at the time first: a process that was stopped for a while, in the
+/// middle of connecting, must not send what is too late when it goes on.
+async fn in_time<T>(until: Instant, work: impl Future<Output = T>) -> Result<T, NoAnswer> {
+    tokio::select! {
+        biased;
+        () = sleep_until(until) => Err(NoAnswer::TimedOut),
+        done = work => Ok(done),
+    }
 }
 
 async fn body(response: &mut Response, limit: usize) -> Result<Bytes, NoAnswer> {
