@@ -53,7 +53,11 @@ fn of_code(code: Option<ErrorCode>, error: anyhow::Error) -> StoreError {
     match code {
         Some(ErrorCode::DiskFull) => StoreError::Full(error),
         Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => StoreError::ReadOnly(error),
-        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => StoreError::Damaged(error),
+        // Unknown is "SQL logic error": our statements fit the tables that were there at the start, so
+        // these are gone, as in a file that somebody cut short while we read it.
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::Unknown) => {
+            StoreError::Damaged(error)
+        }
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => StoreError::Locked(error),
         _ => StoreError::Unavailable(error),
     }
