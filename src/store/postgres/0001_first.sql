@@ -65,7 +65,7 @@ CREATE TABLE lanes (
     -- A claim need not look here before this; null while nothing waits.
     ready_at BIGINT
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
-CREATE INDEX lanes_by_readiness ON lanes (ready_at) WHERE ready_at IS NOT NULL;
+CREATE INDEX lanes_by_readiness ON lanes (ready_at, name) WHERE ready_at IS NOT NULL;
 
 -- A poll that finds nothing new changes no column that is indexed, so there is room on the page for
 -- the row to stay where it is.

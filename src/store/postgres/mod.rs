@@ -101,7 +101,7 @@ impl PostgresStore {
         let database = Database::new(address, tls.clone())?;
         let mut lent = database.lend().await?;
         schema::migrate(lent.client()?).await?;
-        lent.give_back();
+        drop(lent);
         let (vault, policy) = (Arc::new(vault), Arc::new(policy));
         check_key(&database, &vault).await?;
         let registrations = Batches::start(&database, &vault, &policy);

@@ -21,8 +21,12 @@ const AHEAD: usize = 1;
 const LOCK: i64 = 0x6542_7267;
 
 /// Brings the database up to our version, one replica after the other.
+///
+/// For as long as that takes, so `client` is not to be used for anything else afterwards.
 pub(super) async fn migrate(client: &mut Client) -> Result<(), OpenError> {
     let doing = "migrating the database";
+    let patient = "SET statement_timeout = 0; SET lock_timeout = 0";
+    client.batch_execute(patient).await.context(doing)?;
     client.execute("SELECT pg_advisory_lock($1)", &[&LOCK]).await.context(doing)?;
     let migrated = migrate_alone(client).await;
     // Freed by the end of the connection too, should this fail.
