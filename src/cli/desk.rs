@@ -2,8 +2,7 @@
 //!
 //! One process at a time has a database file open. Where a bridge is running, the requests go to its
 //! API. Where none is, or where the database is a server's, the same API is set up here, without a
-//! socket. Either way the same code
-//! answers, so that what is refused is refused in the same words.
+//! socket. Either way the same code answers, so that what is refused is refused in the same words.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;

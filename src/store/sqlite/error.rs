@@ -37,8 +37,9 @@ pub(super) trait Context<T> {
 impl<T> Context<T> for Result<T, Error> {
     fn context(self, doing: &'static str) -> Result<T, StoreError> {
         self.map_err(|error| {
-            let code = error.sqlite_error_code();
-            of_code(code, anyhow::Error::new(error).context(doing))
+            let (code, is_gone) = (error.sqlite_error_code(), has_lost_a_table(&error));
+            let error = anyhow::Error::new(error).context(doing);
+            if is_gone { StoreError::Damaged(error) } else { of_code(code, error) }
         })
     }
 }
@@ -49,16 +50,33 @@ impl<T> Context<T> for Result<T, VaultError> {
     }
 }
 
+/// Our statements fit the tables that were there at the start, so one that does not any more has been
+/// read from a file that somebody has cut short since. SQLite has no code of its own for it.
+fn has_lost_a_table(error: &Error) -> bool {
+    error.to_string().starts_with("no such table")
+}
+
 fn of_code(code: Option<ErrorCode>, error: anyhow::Error) -> StoreError {
     match code {
         Some(ErrorCode::DiskFull) => StoreError::Full(error),
         Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => StoreError::ReadOnly(error),
-        // Unknown is "SQL logic error": our statements fit the tables that were there at the start, so
-        // these are gone, as in a file that somebody cut short while we read it.
-        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::Unknown) => {
-            StoreError::Damaged(error)
-        }
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => StoreError::Damaged(error),
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => StoreError::Locked(error),
         _ => StoreError::Unavailable(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::Connection;
+
+    use super::*;
+
+    #[test]
+    fn a_table_that_is_gone_is_damage_and_a_transaction_that_is_gone_is_not() {
+        let connection = Connection::open_in_memory().unwrap();
+        let failed = |sql| connection.execute_batch(sql).context("testing").unwrap_err();
+        assert!(matches!(failed("SELECT * FROM lanes"), StoreError::Damaged(_)));
+        assert!(matches!(failed("COMMIT"), StoreError::Unavailable(_)));
     }
 }
