@@ -5,6 +5,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use secrecy::ExposeSecret as _;
 
+use super::sealed::token_place;
 use super::{Attempt, Identity, Notice, StoreError, StoredCallback, Tracked};
 use crate::callback::{self, Callback, CallbackId, Reason};
 use crate::graph::{AccessToken, ApiVersion, Credential, Reference};
@@ -310,11 +311,6 @@ impl CredentialColumns {
             }
         }
     }
-}
-
-/// What a sealed token is bound to.
-pub(super) fn token_place(id: OperationId) -> String {
-    format!("operations/{id}/token")
 }
 
 /// Milliseconds, or null.

@@ -25,6 +25,7 @@ pub mod memory;
 pub mod postgres;
 mod records;
 mod remembered;
+mod sealed;
 pub mod sqlite;
 
 use std::sync::Arc;

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use engagement_bridge::graph::Credential;
 use engagement_bridge::lane;
+use engagement_bridge::operation::{Answer, Verdict};
 use engagement_bridge::store::postgres::PostgresStore;
 use engagement_bridge::store::{
     Directory, Idempotency, OperationFilter, Page, Registered, Registration, Step, Store,
@@ -12,7 +14,7 @@ use engagement_bridge::tls;
 use engagement_bridge::vault::{MasterKey, Vault};
 use futures_util::future::join_all;
 
-use crate::contract::LEASE;
+use crate::contract::{LEASE, polled};
 use crate::support::postgres::{self, Server};
 use crate::support::{NOON, SECRET, after, api_key, caller, connection, registration};
 
@@ -106,7 +108,7 @@ async fn no_step_is_handed_out_twice_and_no_lane_above_its_budget_on_postgres() 
     }
     let on_three_lanes = (0..60).map(|n| {
         let name = ["contoso", "chess", "gardening"][n as usize % 3];
-        let credential = engagement_bridge::graph::Credential::Connection(connection(name).into());
+        let credential = Credential::Connection(connection(name).into());
         Registration { credential, ..registration(n) }
     });
     two.register(on_three_lanes.collect()).await;
@@ -145,6 +147,37 @@ async fn no_live_operation_loses_its_connection_on_postgres() {
         }
     }
     assert!(0 < removals, "the race was never won by the removal");
+}
+
+/// It stays where it is, is reported, and comes up again when its lease ends; and nobody waits for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_unsealed_keeps_nothing_else_from_its_step_on_postgres() {
+    let two = Two::start().await;
+    let contoso = caller("contoso");
+    two.one.add_connection(&contoso, &connection("chess"), NOON).await.unwrap();
+    let on = |n, name| {
+        let credential = Credential::Connection(connection(name).into());
+        Registration { credential, ..registration(n) }
+    };
+    two.register(vec![on(1, "chess"), on(2, "contoso"), on(3, "chess"), on(4, "contoso")]).await;
+    let spoil =
+        |table, column| format!("UPDATE {table} SET {column} = '\\x00' WHERE caller = 'contoso'");
+    let chess = spoil("connections", "sealed_client_secret") + " AND name = 'chess'";
+    Server::shared().ask(&two.url, &chess);
+    let claimed = two.other.claim(after(60), LEASE, 8).await.unwrap();
+    let mut steps: Vec<_> = claimed.iter().map(|it| it.claim.step).collect();
+    steps.sort_unstable();
+    let polls = [2, 4].map(|n| Step::Operation(registration(n).operation.id));
+    assert_eq!(steps, polls);
+
+    // A callback must not leave unsigned because its secret cannot be read.
+    let settled = claimed
+        .into_iter()
+        .map(|it| polled(it, Answer::Finished(Verdict::Succeeded), after(61)))
+        .collect();
+    two.other.commit(Arc::new(settled)).await.unwrap();
+    Server::shared().ask(&two.url, &spoil("signing_secrets", "sealed_secret"));
+    assert!(two.one.claim(after(62), LEASE, 8).await.unwrap().is_empty());
 }
 
 /// A statement that was prepared before does not fit the table any more.

@@ -18,6 +18,7 @@ use crate::courier::SigningSecret;
 use crate::graph;
 use crate::store::columns::Fields as _;
 use crate::store::remembered::Remembered;
+use crate::store::sealed::{self, connection_place, secret_place};
 use crate::store::{
     ApiKey, CallerName, ConnectionSummary, Directory, KeyDigest, Page, SigningSecretSummary,
     StoreError,
@@ -69,14 +70,17 @@ impl PostgresStore {
     }
 }
 
+/// What one step needs, or why it cannot be read, which is no other step's concern.
+pub(super) type Readable<K, V> = HashMap<K, Result<V, StoreError>>;
+
 /// The secrets that sign for each caller at `now`, newest first.
 pub(super) async fn live_secrets(
     transaction: &Transaction<'_>,
     vault: &Vault,
     callers: &[CallerName],
     now: Timestamp,
-) -> Result<HashMap<CallerName, Vec<SigningSecret>>, StoreError> {
-    let mut secrets: HashMap<CallerName, Vec<SigningSecret>> = HashMap::new();
+) -> Result<Readable<CallerName, Vec<SigningSecret>>, StoreError> {
+    let mut secrets: Readable<CallerName, Vec<SigningSecret>> = HashMap::new();
     if callers.is_empty() {
         return Ok(secrets);
     }
@@ -86,15 +90,28 @@ pub(super) async fn live_secrets(
     for row in rows(transaction, READING, sql, &[&names, &now.as_millisecond()]).await? {
         let columns = Columns { table: "signing_secrets", row: &row };
         let caller: CallerName = columns.word("caller", |text| text.parse().ok())?;
-        let place = secret_place(&caller, columns.number("id")?);
-        let secret = opened(vault, &columns, "sealed_secret", &place)?;
-        let secret = secret
-            .expose_secret()
-            .parse()
-            .map_err(|error| columns.inconsistent("sealed_secret", anyhow::Error::new(error)))?;
-        secrets.entry(caller).or_default().push(secret);
+        let secret = signing_secret(vault, &caller, &columns);
+        let all = secrets.entry(caller).or_insert_with(|| Ok(Vec::new()));
+        match (all.as_mut(), secret) {
+            (Ok(all), Ok(secret)) => all.push(secret),
+            // Signed by some of its secrets only, a callback would fail at receivers with the others.
+            (Ok(_), Err(error)) => *all = Err(error),
+            (Err(_), _) => {}
+        }
     }
     Ok(secrets)
+}
+
+/// A row of `signing_secrets`.
+fn signing_secret(
+    vault: &Vault,
+    caller: &CallerName,
+    columns: &Columns<'_>,
+) -> Result<SigningSecret, StoreError> {
+    let place = secret_place(caller, columns.number("id")?);
+    let text = opened(vault, columns, "sealed_secret", &place)?;
+    let secret = text.expose_secret().parse::<SigningSecret>();
+    secret.map_err(|error| columns.inconsistent("sealed_secret", error.into()))
 }
 
 /// Connections with their secrets, those that there are.
@@ -102,7 +119,7 @@ pub(super) async fn connections_of(
     transaction: &Transaction<'_>,
     vault: &Vault,
     keys: &[(CallerName, String)],
-) -> Result<HashMap<(CallerName, String), Arc<graph::Connection>>, StoreError> {
+) -> Result<Readable<(CallerName, String), Arc<graph::Connection>>, StoreError> {
     if keys.is_empty() {
         return Ok(HashMap::new());
     }
@@ -113,9 +130,10 @@ pub(super) async fn connections_of(
         JOIN connections USING (caller, name)";
     let found = rows(transaction, READING, sql, &[&callers, &names]).await?;
     let read = |row| {
-        let caller = Columns { table: "connections", row }.word("caller", |it| it.parse().ok())?;
-        let connection = connection(vault, &caller, row)?;
-        Ok(((caller, connection.name.clone()), Arc::new(connection)))
+        let columns = Columns { table: "connections", row };
+        let caller = columns.word("caller", |it| it.parse().ok())?;
+        let connection = connection(vault, &caller, row).map(Arc::new);
+        Ok(((caller, columns.text("name")?), connection))
     };
     found.iter().map(read).collect()
 }
@@ -143,11 +161,8 @@ fn opened(
     column: &'static str,
     place: &str,
 ) -> Result<SecretString, StoreError> {
-    let broken = |error: anyhow::Error| columns.inconsistent(column, error);
-    let opened =
-        vault.open(place, &columns.bytes(column)?).map_err(|error| broken(error.into()))?;
-    let text = std::str::from_utf8(&opened).map_err(|error| broken(error.into()))?;
-    Ok(SecretString::from(text))
+    let sealed = columns.bytes(column)?;
+    sealed::open(vault, place, &sealed).map_err(|error| columns.inconsistent(column, error.into()))
 }
 
 #[async_trait]
@@ -533,12 +548,4 @@ async fn insert_secret(
     let row =
         [&caller.as_str() as _, &i64::from(id) as _, &sealed as _, &now.as_millisecond() as _];
     rows(transaction, WRITING, sql, &row).await.map(drop)
-}
-
-fn secret_place(caller: &CallerName, id: u32) -> String {
-    format!("signing_secrets/{caller}/{id}")
-}
-
-fn connection_place(caller: &CallerName, name: &str) -> String {
-    format!("connections/{caller}/{name}")
 }

@@ -42,6 +42,7 @@ use self::error::Context as _;
 use self::replicas::Replicas;
 use self::row::Columns;
 use super::columns::Fields as _;
+use super::sealed::{CHECK, CHECK_PLACE};
 use super::{
     Amended, Amendment, Attempt, CallbackFilter, CallerName, Claimed, Commit, Committed,
     OperationFilter, Page, Registered, Registration, Store, StoreError, StoredCallback, Tracked,
@@ -52,10 +53,6 @@ use crate::operation::OperationId;
 use crate::vault::{Vault, VaultError};
 
 pub use connect::{Address, InvalidAddress};
-
-/// What the vault seals once, to tell at every later start whether the key is the same.
-const CHECK: &[u8] = b"this master key opens this database";
-const CHECK_PLACE: &str = "installation/check";
 
 /// Where replicas tell each other that there is something to look at.
 const CHANNEL: &str = "engagement_bridge";

@@ -1,15 +1,16 @@
 //! What the store's methods do inside their transaction.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_postgres::Transaction;
 use jiff::Timestamp;
-use secrecy::SecretString;
 use tokio_postgres::Row;
 
-use super::error::{Context as _, Overtaken};
+use super::directory::Readable;
+use super::error::{Context as _, Overtaken, for_another};
 use super::lives::{self, Became};
 use super::row::Columns;
 use super::schedule::{self, HandedOut, Key, Planned, Settled};
@@ -18,7 +19,8 @@ use crate::courier::SigningSecret;
 use crate::graph::{self, AccessToken, Credential};
 use crate::lane::{self, LaneName};
 use crate::operation::{Agenda, OperationId, after};
-use crate::store::columns::{CredentialColumns, Fields as _, token_place};
+use crate::store::columns::{CredentialColumns, Fields as _};
+use crate::store::sealed::{self, token_place};
 use crate::store::{
     Amended, Amendment, CallerName, Change, Claim, Claimed, Commit, Committed, Identity, Message,
     OwedCallback, Step, StoreError, Tracked, Work,
@@ -62,8 +64,8 @@ pub(super) async fn claim(
 /// What the steps that were handed out consist of.
 struct Materials {
     rows: HashMap<Key, Row>,
-    connections: HashMap<(CallerName, String), Arc<graph::Connection>>,
-    secrets: HashMap<CallerName, Vec<SigningSecret>>,
+    connections: Readable<(CallerName, String), Arc<graph::Connection>>,
+    secrets: Readable<CallerName, Vec<SigningSecret>>,
 }
 
 impl Materials {
@@ -113,7 +115,7 @@ impl Materials {
         if lapse {
             return Ok(Some(Work::LapseCallback(stored.callback)));
         }
-        let secrets = self.secrets.get(&stored.caller).cloned().unwrap_or_default();
+        let Some(secrets) = readable(&self.secrets, &stored.caller)? else { return Ok(None) };
         let (callback, url, body) = (stored.callback, stored.url, stored.body);
         Ok(Some(Work::Attempt(Box::new(Message { callback, url, body, secrets }))))
     }
@@ -127,18 +129,24 @@ impl Materials {
     ) -> Result<Option<Credential>, StoreError> {
         let expires_at = match &tracked.identity {
             Identity::Connection(name) => {
-                let found = self.connections.get(&(tracked.caller.clone(), name.clone()));
-                return Ok(found.cloned().map(Credential::Connection));
+                let key = (tracked.caller.clone(), name.clone());
+                return Ok(readable(&self.connections, &key)?.map(Credential::Connection));
             }
             Identity::HandedIn { expires_at } => *expires_at,
         };
         let Some(sealed) = columns.bytes_or_null("sealed_token")? else { return Ok(None) };
-        let broken = |error: anyhow::Error| columns.inconsistent("sealed_token", error);
-        let place = token_place(tracked.operation.id);
-        let opened = vault.open(&place, &sealed).map_err(|error| broken(error.into()))?;
-        let text = std::str::from_utf8(&opened).map_err(|error| broken(error.into()))?;
-        Ok(Some(Credential::Token(AccessToken { secret: SecretString::from(text), expires_at })))
+        let secret = sealed::open(vault, &token_place(tracked.operation.id), &sealed)
+            .map_err(|error| columns.inconsistent("sealed_token", error.into()))?;
+        Ok(Some(Credential::Token(AccessToken { secret, expires_at })))
     }
+}
+
+/// What there is under this key, for one of the steps that need it.
+fn readable<K: Eq + Hash, V: Clone>(
+    found: &Readable<K, V>,
+    key: &K,
+) -> Result<Option<V>, StoreError> {
+    found.get(key).map(|found| found.as_ref().cloned().map_err(for_another)).transpose()
 }
 
 fn caller(columns: &Columns<'_>) -> Result<CallerName, StoreError> {

@@ -14,6 +14,7 @@ use crate::courier::SigningSecret;
 use crate::graph;
 use crate::store::columns::{Fields as _, millis};
 use crate::store::remembered::Remembered;
+use crate::store::sealed::{self, connection_place, secret_place};
 use crate::store::{
     ApiKey, CallerName, ConnectionSummary, Directory, KeyDigest, Page, SigningSecretSummary,
     StoreError,
@@ -63,9 +64,8 @@ pub(super) fn live_secrets(
         let broken = |error: anyhow::Error| {
             StoreError::inconsistent("signing_secrets", "sealed_secret", &place, error)
         };
-        let opened = vault.open(&place, &sealed).map_err(|error| broken(error.into()))?;
-        let text = std::str::from_utf8(&opened).map_err(|error| broken(error.into()))?;
-        text.parse::<SigningSecret>().map_err(|error| broken(error.into()))
+        let text = sealed::open(vault, &place, &sealed).map_err(|error| broken(error.into()))?;
+        text.expose_secret().parse::<SigningSecret>().map_err(|error| broken(error.into()))
     };
     rows.into_iter().map(open).collect()
 }
@@ -94,12 +94,9 @@ pub(super) fn connection(
     })?;
     let Some((tenant, client_id, sealed)) = found.into_iter().next() else { return Ok(None) };
     let place = connection_place(caller, name);
-    let broken = |error: anyhow::Error| {
+    let client_secret = sealed::open(vault, &place, &sealed).map_err(|error| {
         StoreError::inconsistent("connections", "sealed_client_secret", &place, error)
-    };
-    let opened = vault.open(&place, &sealed).map_err(|error| broken(error.into()))?;
-    let text = std::str::from_utf8(&opened).map_err(|error| broken(error.into()))?;
-    let client_secret = SecretString::from(text);
+    })?;
     Ok(Some(graph::Connection { name: name.to_owned(), tenant, client_id, client_secret }))
 }
 
@@ -456,14 +453,6 @@ fn insert_secret(
     let sql = "INSERT INTO signing_secrets (caller, id, sealed_secret, created_at) \
         VALUES (?1, ?2, ?3, ?4)";
     write(database, sql, params![caller.as_str(), id, sealed, now.as_millisecond()]).map(drop)
-}
-
-fn secret_place(caller: &CallerName, id: u32) -> String {
-    format!("signing_secrets/{caller}/{id}")
-}
-
-fn connection_place(caller: &CallerName, name: &str) -> String {
-    format!("connections/{caller}/{name}")
 }
 
 fn write(

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, named_params, params};
-use secrecy::SecretString;
 
 use super::error::Context;
 use super::row::Columns;
@@ -14,9 +13,8 @@ use crate::callback::{Callback, CallbackId};
 use crate::graph::{AccessToken, Credential};
 use crate::lane::{self, LaneName};
 use crate::operation::{Operation, OperationId};
-use crate::store::columns::{
-    CallbackStateColumns, CredentialColumns, Fields as _, StateColumns, token_place,
-};
+use crate::store::columns::{CallbackStateColumns, CredentialColumns, Fields as _, StateColumns};
+use crate::store::sealed::{self, token_place};
 use crate::store::{
     Identity, Notice, OwedCallback, Registration, StoreError, StoredCallback, Tracked,
 };
@@ -262,11 +260,9 @@ pub(super) fn credential(
         .and_then(|mut statement| statement.query_row([id.to_string()], |row| row.get(0)))
         .context("reading a token")?;
     let Some(sealed) = sealed else { return Ok(None) };
-    let broken =
-        |error: anyhow::Error| StoreError::inconsistent("operations", "sealed_token", id, error);
-    let opened = vault.open(&token_place(id), &sealed).map_err(|error| broken(error.into()))?;
-    let text = std::str::from_utf8(&opened).map_err(|error| broken(error.into()))?;
-    Ok(Some(Credential::Token(AccessToken { secret: SecretString::from(text), expires_at })))
+    let secret = sealed::open(vault, &token_place(id), &sealed)
+        .map_err(|error| StoreError::inconsistent("operations", "sealed_token", id, error))?;
+    Ok(Some(Credential::Token(AccessToken { secret, expires_at })))
 }
 
 pub(super) fn operation(

@@ -33,6 +33,7 @@ use self::error::Context;
 use self::lock::Lock;
 use self::reader::Readers;
 use self::writer::Writer;
+use super::sealed::{CHECK, CHECK_PLACE};
 use super::{
     Amended, Amendment, Attempt, CallbackFilter, CallerName, Claimed, Commit, Committed,
     OperationFilter, Page, Registered, Registration, Store, StoreError, StoredCallback, Tracked,
@@ -43,10 +44,6 @@ use crate::operation::OperationId;
 use crate::vault::{Vault, VaultError};
 
 pub use self::lock::holder;
-
-/// What the vault seals once, to tell at every later start whether the key is the same.
-const CHECK: &[u8] = b"this master key opens this database";
-const CHECK_PLACE: &str = "installation/check";
 
 /// An open database.
 #[derive(Debug)]

@@ -1,0 +1,40 @@
+//! What the vault seals, and the place that it binds each of them to.
+//!
+//! The same in every backend, so that rows can be moved from one to another as they are.
+
+use secrecy::SecretString;
+
+use super::CallerName;
+use crate::operation::OperationId;
+use crate::vault::{Vault, VaultError};
+
+/// Sealed once, to tell at every later start whether the master key is the same.
+pub(super) const CHECK: &[u8] = b"this master key opens this database";
+pub(super) const CHECK_PLACE: &str = "installation/check";
+
+pub(super) fn token_place(id: OperationId) -> String {
+    format!("operations/{id}/token")
+}
+
+pub(super) fn secret_place(caller: &CallerName, id: u32) -> String {
+    format!("signing_secrets/{caller}/{id}")
+}
+
+pub(super) fn connection_place(caller: &CallerName, name: &str) -> String {
+    format!("connections/{caller}/{name}")
+}
+
+/// Why a stored secret cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unreadable {
+    #[error(transparent)]
+    Vault(#[from] VaultError),
+    #[error(transparent)]
+    NotText(#[from] std::str::Utf8Error),
+}
+
+/// A secret that is a text, as all of ours are.
+pub(super) fn open(vault: &Vault, place: &str, sealed: &[u8]) -> Result<SecretString, Unreadable> {
+    let opened = vault.open(place, sealed)?;
+    Ok(SecretString::from(std::str::from_utf8(&opened)?))
+}
