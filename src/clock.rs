@@ -210,6 +210,8 @@ fn in_millis(at: Timestamp) -> Timestamp {
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -268,5 +270,45 @@ mod tests {
             }
             assert_eq!(minutes, if set_by < 0 { 20 } else { 640 });
         }
+    }
+
+    /// A database that answers with this time after this long.
+    async fn answering(time: Timestamp, takes: Duration) -> Result<Timestamp, Infallible> {
+        tokio::time::sleep(takes).await;
+        Ok(time)
+    }
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_shared_clock_goes_on_by_itself_and_follows_no_jump_at_once() {
+        let noon = Timestamp::constant(1_800_000_000, 0);
+        let take = Duration::from_millis(40);
+        let Ok(started) = SharedClock::start(|| answering(noon, take)).await;
+        let clock = started.unwrap();
+        assert_eq!(clock.now(), noon + take / 2, "halfway between question and answer");
+        tokio::time::advance(10 * SECOND).await;
+        assert_eq!(clock.now(), noon + 10 * SECOND + take / 2);
+
+        let jumped = noon + 3_600 * SECOND;
+        let Ok(()) = clock.follow(answering(jumped, take)).await;
+        assert_eq!(clock.wall(), jumped + take / 2, "what others compare with is believed at once");
+        let planned = clock.now();
+        tokio::time::advance(64 * SECOND).await;
+        assert_eq!(clock.now(), planned + 65 * SECOND, "what is planned by runs a little faster");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reading_that_took_too_long_counts_for_nothing() {
+        let noon = Timestamp::constant(1_800_000_000, 0);
+        let slow = SLOWEST_READING + Duration::from_millis(1);
+        let Ok(started) = SharedClock::start(|| answering(noon, slow)).await;
+        assert!(started.is_err());
+
+        let Ok(started) = SharedClock::start(|| answering(noon, SLOWEST_READING)).await;
+        let clock = started.unwrap();
+        let before = clock.wall();
+        let Ok(()) = clock.follow(answering(noon + 3_600 * SECOND, slow)).await;
+        assert_eq!(clock.wall(), before + slow);
     }
 }

@@ -6,7 +6,10 @@ use jiff::Timestamp;
 use secrecy::ExposeSecret as _;
 
 use super::sealed::token_place;
-use super::{Attempt, Identity, Notice, StoreError, StoredCallback, Tracked};
+use super::{
+    ApiKey, Attempt, ConnectionSummary, Identity, KeyDigest, Notice, SigningSecretSummary,
+    StoreError, StoredCallback, Tracked,
+};
 use crate::callback::{self, Callback, CallbackId, Reason};
 use crate::graph::{AccessToken, ApiVersion, Credential, Reference};
 use crate::lane::{Lane, LaneName, Slot};
@@ -171,6 +174,34 @@ pub(super) trait Fields {
             failure: self.text_or_null("failure")?,
             detail: self.text_or_null("detail")?,
             answer: self.bytes("answer")?.into(),
+        })
+    }
+
+    /// A row of `api_keys`.
+    fn api_key(&self) -> Result<ApiKey, StoreError> {
+        let digest = <[u8; 32]>::try_from(self.bytes("digest")?.as_slice());
+        let digest = digest.map_err(|error| self.inconsistent("digest", error.into()))?;
+        let created_at = self.time("created_at")?;
+        Ok(ApiKey { id: self.text("id")?, digest: KeyDigest(digest), created_at })
+    }
+
+    /// A row of `signing_secrets`, without what it is.
+    fn signing_secret_summary(&self) -> Result<SigningSecretSummary, StoreError> {
+        Ok(SigningSecretSummary {
+            id: self.number("id")?,
+            created_at: self.time("created_at")?,
+            expires_at: self.time_or_null("expires_at")?,
+        })
+    }
+
+    /// A row of `connections`, without its secret.
+    fn connection_summary(&self, is_default: bool) -> Result<ConnectionSummary, StoreError> {
+        Ok(ConnectionSummary {
+            name: self.text("name")?,
+            tenant: self.text("tenant")?,
+            client_id: self.text("client_id")?,
+            is_default,
+            created_at: self.time("created_at")?,
         })
     }
 

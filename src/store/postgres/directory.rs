@@ -235,13 +235,7 @@ impl Directory for PostgresStore {
         let sql = "SELECT id, digest, created_at FROM api_keys WHERE caller = $1 \
             ORDER BY created_at, id";
         let keys = self.database.query(READING, sql, &[&caller.as_str()]).await?;
-        let read = |row| {
-            let columns = Columns { table: "api_keys", row };
-            let digest = <[u8; 32]>::try_from(columns.bytes("digest")?.as_slice());
-            let digest = digest.map_err(|error| columns.inconsistent("digest", error.into()))?;
-            let created_at = columns.time("created_at")?;
-            Ok(ApiKey { id: columns.text("id")?, digest: KeyDigest(digest), created_at })
-        };
+        let read = |row| Columns { table: "api_keys", row }.api_key();
         keys.iter().map(read).collect::<Result<_, _>>().map(Some)
     }
 
@@ -304,14 +298,7 @@ impl Directory for PostgresStore {
         }
         let row = [&caller.as_str() as _, &now.as_millisecond() as _];
         let secrets = self.database.query(READING, LIVE_SECRETS, &row).await?;
-        let read = |row| {
-            let columns = Columns { table: "signing_secrets", row };
-            Ok(SigningSecretSummary {
-                id: columns.number("id")?,
-                created_at: columns.time("created_at")?,
-                expires_at: columns.time_or_null("expires_at")?,
-            })
-        };
+        let read = |row| Columns { table: "signing_secrets", row }.signing_secret_summary();
         secrets.iter().map(read).collect::<Result<_, _>>().map(Some)
     }
 
@@ -401,13 +388,7 @@ impl Directory for PostgresStore {
         let connections = self.database.query(READING, sql, &[&caller.as_str()]).await?;
         let read = |row| {
             let columns = Columns { table: "connections", row };
-            Ok(ConnectionSummary {
-                name: columns.text("name")?,
-                tenant: columns.text("tenant")?,
-                client_id: columns.text("client_id")?,
-                is_default: columns.get("is_default")?,
-                created_at: columns.time("created_at")?,
-            })
+            columns.connection_summary(columns.get("is_default")?)
         };
         connections.iter().map(read).collect::<Result<_, _>>().map(Some)
     }

@@ -193,15 +193,7 @@ impl Directory for SqliteStore {
             let sql = "SELECT id, digest, created_at FROM api_keys WHERE caller = ?1 \
                 ORDER BY created_at, id";
             let keys = rows(database, sql, [caller.as_str()], |row| {
-                let columns = Columns { table: "api_keys", row };
-                let read = || {
-                    Ok(ApiKey {
-                        id: columns.get("id")?,
-                        digest: KeyDigest(columns.get("digest")?),
-                        created_at: columns.time("created_at")?,
-                    })
-                };
-                Ok(read())
+                Ok(Columns { table: "api_keys", row }.api_key())
             })?;
             keys.into_iter().collect::<Result<_, _>>().map(Some)
         };
@@ -328,16 +320,8 @@ impl Directory for SqliteStore {
                 WHERE caller = ?1 ORDER BY connections.name";
             let connections = rows(database, sql, [caller.as_str()], |row| {
                 let columns = Columns { table: "connections", row };
-                let read = || {
-                    Ok(ConnectionSummary {
-                        name: columns.get("name")?,
-                        tenant: columns.get("tenant")?,
-                        client_id: columns.get("client_id")?,
-                        is_default: columns.get("is_default")?,
-                        created_at: columns.time("created_at")?,
-                    })
-                };
-                Ok(read())
+                let is_default = columns.get("is_default");
+                Ok(is_default.and_then(|it| columns.connection_summary(it)))
             })?;
             connections.into_iter().collect::<Result<_, _>>().map(Some)
         };
@@ -419,15 +403,7 @@ fn live_summaries(
     let sql = "SELECT id, created_at, expires_at FROM signing_secrets \
         WHERE caller = ?1 AND (expires_at IS NULL OR expires_at > ?2) ORDER BY id DESC";
     let secrets = rows(database, sql, params![caller.as_str(), now.as_millisecond()], |row| {
-        let columns = Columns { table: "signing_secrets", row };
-        let read = || {
-            Ok(SigningSecretSummary {
-                id: columns.get("id")?,
-                created_at: columns.time("created_at")?,
-                expires_at: columns.time_or_null("expires_at")?,
-            })
-        };
-        Ok(read())
+        Ok(Columns { table: "signing_secrets", row }.signing_secret_summary())
     })?;
     secrets.into_iter().collect()
 }
