@@ -75,26 +75,65 @@ fn run(connection: &Connection, woken: &Receiver<()>, turn: &Mutex<()>) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use super::super::lock::log_path;
     use super::*;
+
+    const PAGE: i32 = 4_096;
+
+    /// A writer to a fresh database, and the thread beside it.
+    fn writer(path: &Path) -> (Connection, JoinHandle<()>) {
+        let mut writer = Connection::open(path).unwrap();
+        let set_up = "PRAGMA journal_mode = WAL; PRAGMA synchronous = OFF; CREATE TABLE t (b BLOB)";
+        writer.execute_batch(set_up).unwrap();
+        let thread = beside(path, &mut writer).unwrap();
+        (writer, thread)
+    }
+
+    fn commit(writer: &Connection, pages: i32) {
+        writer.execute("INSERT INTO t VALUES (zeroblob(?1))", [PAGE * pages]).unwrap();
+    }
+
+    fn length(path: &Path) -> u64 {
+        std::fs::metadata(path).map_or(0, |file| file.len())
+    }
+
+    fn bytes(pages: i32) -> u64 {
+        u64::try_from(pages * PAGE).unwrap()
+    }
+
+    #[test]
+    fn what_is_in_the_log_is_folded_without_a_commit_that_waits_for_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("bridge.db");
+        let (writer, _thread) = writer(&path);
+        commit(&writer, PAGES_AT_A_TIME / 2);
+        assert!(length(&path) < bytes(PAGES_AT_A_TIME / 2), "not before it is worth the while");
+        commit(&writer, PAGES_AT_A_TIME);
+        let is_folded = || length(&path) >= bytes(PAGES_AT_A_TIME);
+        for _ in 0..1_000 {
+            if is_folded() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("{} bytes after ten seconds", length(&path));
+    }
 
     #[test]
     fn the_log_of_a_writer_that_never_rests_stays_short_and_its_thread_ends_with_it() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("bridge.db");
-        let mut writer = Connection::open(&path).unwrap();
-        let set_up = "PRAGMA journal_mode = WAL; PRAGMA synchronous = OFF; CREATE TABLE t (b BLOB)";
-        writer.execute_batch(set_up).unwrap();
-        let thread = beside(&path, &mut writer).unwrap();
-        let log = super::super::lock::log_path(&path);
-        let (page, pages_a_commit) = (4_096, 500);
+        let (writer, thread) = writer(&path);
+        let (log, pages_a_commit) = (log_path(&path), 500);
         let mut longest = 0;
         for _ in 0..120 {
-            let blob = page * pages_a_commit;
-            writer.execute("INSERT INTO t VALUES (zeroblob(?1))", [blob]).unwrap();
-            longest = longest.max(std::fs::metadata(&log).unwrap().len());
+            commit(&writer, pages_a_commit);
+            longest = longest.max(length(&log));
         }
-        let bound = i64::from(LONGEST_LOG) * page + 2 * page * pages_a_commit;
-        assert!(longest <= u64::try_from(bound).unwrap(), "{longest} bytes of log");
+        // A frame of the log is a page and a little more.
+        assert!(longest <= bytes(LONGEST_LOG + 2 * pages_a_commit), "{longest} bytes of log");
         drop(writer);
         thread.join().unwrap();
         assert!(!log.exists(), "the last one to close folds what is left");
