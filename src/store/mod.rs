@@ -84,7 +84,8 @@ pub trait Store: Send + Sync {
     /// too early by a little, never too late.
     async fn next_due(&self) -> Result<Option<Timestamp>, StoreError>;
 
-    /// Lets every Graph lane that there is admit nothing before `until`.
+    /// Lets every Graph lane that there is admit nothing before `until`, and keeps no step that is
+    /// planned from now on from its turn because its lane was served later than that.
     ///
     /// For a process that begins where another one ended: the machine's clock may have been set in
     /// between, so that what is written does not tell how long ago the last polls were.

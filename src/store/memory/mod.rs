@@ -400,8 +400,13 @@ impl Store for MemoryStore {
 
     async fn rest_graph_lanes(&self, until: Timestamp) -> Result<(), StoreError> {
         let mut rows = self.rows();
-        let of_graph = rows.lanes.iter_mut().filter(|(name, _)| name.kind == lane::Kind::Graph);
-        of_graph.for_each(|(_, row)| row.lane.rest(until));
+        for (name, row) in &mut rows.lanes {
+            if name.kind == lane::Kind::Graph {
+                row.lane.rest(until);
+            }
+            // By a clock that has gone back since, it would wait for its turn until that time comes.
+            row.served_at = row.served_at.min(until);
+        }
         Ok(())
     }
 

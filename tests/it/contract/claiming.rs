@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use engagement_bridge::callback::Reply;
+use engagement_bridge::callback::{self, Reply};
 use engagement_bridge::graph::Credential;
 use engagement_bridge::lane::Report;
 use engagement_bridge::operation::{Answer, OperationId, State};
@@ -27,6 +27,7 @@ laws![
     graph_lanes_rest_when_told_to_and_others_do_not,
     a_callback_lane_widens_with_success_and_narrows_with_failure,
     lanes_take_turns,
+    a_lane_that_was_served_by_a_clock_that_went_back_is_ready_all_the_same,
     what_lapses_needs_no_lane,
     a_poll_comes_with_its_credential,
     a_new_credential_leaves_the_holder_its_step,
@@ -185,6 +186,24 @@ async fn graph_lanes_rest_when_told_to_and_others_do_not(bench: &Bench) {
     assert!(matches!(claimed.first(), Some(Step::Callback(_))), "{claimed:?}");
     assert_eq!(claimed.len(), 1);
     assert_eq!(bench.claim_at(until, 100).await.len(), 2);
+}
+
+/// When a lane was served says whose turn it is, and not when it may be served again.
+async fn a_lane_that_was_served_by_a_clock_that_went_back_is_ready_all_the_same(bench: &Bench) {
+    bench.keep([registration(1)]).await;
+    let (before, now) = (after(10_000), after(100));
+    let id = bench.settle_one(before).await;
+    let told = attempted(bench.claim_one(before).await, Reply::Accepted, before);
+    assert_eq!(bench.commit_one(told).await, Committed::Saved);
+
+    bench.rest_graph_lanes(now).await.unwrap();
+    let callback = bench.callback(id).await.unwrap().unwrap().callback;
+    let event = callback::Event::ResendRequested;
+    let decision = callback::decide(&callback::Policy::default(), &callback, event, now);
+    let callback::Decision::Become(again) = decision else { panic!("{decision:?}") };
+    let amendment = Amendment::Callback { before: callback, after: again };
+    assert_eq!(bench.amend(amendment).await.unwrap(), Amended::Saved);
+    assert_eq!(steps(&bench.claim_at(now, 1).await), [Step::Callback(id)].into());
 }
 
 async fn a_callback_lane_widens_with_success_and_narrows_with_failure(bench: &Bench) {
