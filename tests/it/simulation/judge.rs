@@ -7,7 +7,7 @@ use std::time::Duration;
 use engagement_bridge::callback::{self, CallbackId, Reason, Reply};
 use engagement_bridge::operation::{Answer, OperationId, Outcome, State, Verdict};
 use engagement_bridge::store::{StoredCallback, Tracked};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 use super::outside::{Record, RecordedAttempt, RecordedPoll, number_in};
 use super::plan::{OperationPlan, Plan, Wish};
@@ -191,15 +191,18 @@ fn it_was_told_or_is_listed(
                 let taken = attempts.iter().any(|it| it.taken && it.reply == Some(Reply::Accepted));
                 hold!(taken, "{id} is delivered, and nobody has it");
             }
-            callback::State::Undeliverable { reason, at } => {
-                let age = at.duration_since(stored.callback.owed_at);
-                let longest = SignedDuration::try_from(callbacks_policy().longest_owed).unwrap();
+            callback::State::Undeliverable { reason, .. } => {
+                // In true time, for the clock may have been set in between.
+                let (since, until) = (record.owed_since[&id], record.given_up[&id]);
+                let age = until.saturating_sub(since);
+                // The bridge's time runs a 64th faster at the most.
+                let longest = callbacks_policy().longest_owed.mul_f64(64.0 / 65.0);
                 let true_reason = match reason {
                     Reason::Gone => replied(Reply::Gone),
                     Reason::AddressRefused => replied(Reply::AddressRefused),
                     Reason::AttemptsSpent => callbacks_policy().schedule.len() <= attempts.len(),
                     // An attempt that would come behind the end is not waited for.
-                    Reason::TooOld => longest <= age + SignedDuration::from_hours(2),
+                    Reason::TooOld => longest <= age + Duration::from_hours(2),
                 };
                 hold!(true_reason, "{id} was given up as {reason:?} after {age:?}: {attempts:?}");
             }

@@ -1,6 +1,7 @@
 //! What is outside of the bridge: time, Graph and the receivers, each by its plan, with a record of
 //! what came to them. It outlives the process.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -48,6 +49,10 @@ pub(crate) struct Record {
     polls_arrived: Vec<usize>,
     attempts_begun: Vec<usize>,
     in_flight: Vec<usize>,
+    /// When callbacks were owed, or a resend of theirs was asked for, last; in true time.
+    pub(crate) owed_since: BTreeMap<CallbackId, Duration>,
+    /// When they were given up, last; in true time.
+    pub(crate) given_up: BTreeMap<CallbackId, Duration>,
 }
 
 /// A poll that arrived at Graph.
@@ -131,6 +136,16 @@ impl Outside {
 
     pub(crate) fn calls_of_store(&self) -> usize {
         *self.faults_used.lock().unwrap()
+    }
+
+    pub(crate) fn owed(&self, id: CallbackId) {
+        let at = self.elapsed();
+        self.record.lock().unwrap().owed_since.insert(id, at);
+    }
+
+    pub(crate) fn given_up(&self, id: CallbackId) {
+        let at = self.elapsed();
+        self.record.lock().unwrap().given_up.insert(id, at);
     }
 
     pub(crate) fn note(&self, what: &str) {

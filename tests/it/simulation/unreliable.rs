@@ -4,10 +4,10 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use engagement_bridge::callback::CallbackId;
+use engagement_bridge::callback::{CallbackId, State};
 use engagement_bridge::operation::OperationId;
 use engagement_bridge::store::{
-    Amended, Amendment, Attempt, CallbackFilter, CallerName, Claimed, Commit, Committed,
+    Amended, Amendment, Attempt, CallbackFilter, CallerName, Change, Claimed, Commit, Committed,
     OperationFilter, Page, Registered, Registration, Store, StoreError, StoredCallback, Tracked,
 };
 use jiff::Timestamp;
@@ -67,6 +67,25 @@ impl Unreliable {
     }
 }
 
+impl Unreliable {
+    /// Takes down what was written, whether or not anybody learns of it.
+    fn record(&self, commits: &[Commit], committed: &[Committed]) {
+        for (Commit { change, .. }, committed) in commits.iter().zip(committed) {
+            match (committed, change) {
+                (Committed::Saved, Change::Operation { owed: Some(owed), .. }) => {
+                    self.outside.owed(owed.callback.id);
+                }
+                (Committed::Saved, Change::Callback { after, .. }) => {
+                    if let State::Undeliverable { .. } = after.state {
+                        self.outside.given_up(after.id);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
 #[async_trait]
 impl Store for Unreliable {
     async fn register(
@@ -91,7 +110,12 @@ impl Store for Unreliable {
 
     async fn commit(&self, commits: Arc<Vec<Commit>>) -> Result<Vec<Committed>, StoreError> {
         let steps: Vec<_> = commits.iter().map(|it| it.claim.step).collect();
-        let committed = self.befall("commit", self.inner.commit(commits)).await?;
+        let commit = async {
+            let committed = self.inner.commit(Arc::clone(&commits)).await?;
+            self.record(&commits, &committed);
+            Ok(committed)
+        };
+        let committed = self.befall("commit", commit).await?;
         for (step, committed) in steps.iter().zip(&committed) {
             self.outside.note(&format!("{}: {step}: {committed:?}", self.name));
         }
@@ -99,7 +123,18 @@ impl Store for Unreliable {
     }
 
     async fn amend(&self, amendment: Amendment) -> Result<Amended, StoreError> {
-        self.befall("amend", self.inner.amend(amendment)).await
+        let asked_for = match &amendment {
+            Amendment::Operation { owed, .. } => owed.as_ref().map(|owed| owed.callback.id),
+            Amendment::Callback { after, .. } => Some(after.id),
+        };
+        let amend = async {
+            let amended = self.inner.amend(amendment).await?;
+            if let (Amended::Saved, Some(id)) = (amended, asked_for) {
+                self.outside.owed(id);
+            }
+            Ok(amended)
+        };
+        self.befall("amend", amend).await
     }
 
     async fn next_due(&self) -> Result<Option<Timestamp>, StoreError> {
