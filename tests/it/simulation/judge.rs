@@ -36,7 +36,7 @@ pub(crate) fn judge(ending: &Ending) -> Verdicts {
     for tracked in &ending.operations {
         everything_has_come_to_rest(tracked, &ending.callbacks)?;
         the_outcome_is_what_graph_said(plan, tracked, &record, &ending.callbacks)?;
-        it_was_told_or_is_listed(tracked, &ending.callbacks, &record)?;
+        it_was_told_or_is_listed(plan, tracked, &ending.callbacks, &record)?;
         it_was_never_contradicted(tracked, &record)?;
     }
     if plan.has_a_house_without_stalls() {
@@ -177,6 +177,7 @@ fn the_outcome_is_what_graph_said(
 /// Promise 1, its second half: delivered, and then the receiver has it; or undeliverable, and then
 /// for the reason that is given.
 fn it_was_told_or_is_listed(
+    plan: &Plan,
     tracked: &Tracked,
     callbacks: &[StoredCallback],
     record: &Record,
@@ -191,12 +192,18 @@ fn it_was_told_or_is_listed(
                 let taken = attempts.iter().any(|it| it.taken && it.reply == Some(Reply::Accepted));
                 hold!(taken, "{id} is delivered, and nobody has it");
             }
-            callback::State::Undeliverable { reason, .. } => {
-                // In true time, for the clock may have been set in between.
-                let (since, until) = (record.owed_since[&id], record.given_up[&id]);
-                let age = until.saturating_sub(since);
-                // The bridge's time runs a 64th faster at the most.
-                let longest = callbacks_policy().longest_owed.mul_f64(64.0 / 65.0);
+            callback::State::Undeliverable { reason, at } => {
+                let longest = callbacks_policy().longest_owed;
+                let by_its_clock = Duration::try_from(at.duration_since(stored.callback.owed_at));
+                // A clock that went back while the bridge was down tells nothing of how long it was.
+                // Then it is true time that counts, less what the clock was set forward by besides.
+                let age = match plan.clock_went_back() {
+                    false => by_its_clock.unwrap_or_default(),
+                    true => {
+                        record.given_up[&id].saturating_sub(record.owed_since[&id])
+                            + plan.clock_set_forward_by()
+                    }
+                };
                 let true_reason = match reason {
                     Reason::Gone => replied(Reply::Gone),
                     Reason::AddressRefused => replied(Reply::AddressRefused),

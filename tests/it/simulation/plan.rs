@@ -153,6 +153,17 @@ impl Plan {
         self.kills.is_empty() && self.clock.is_empty() && !self.store.iter().any(stalls)
     }
 
+    /// Whether somebody sets the clock back.
+    pub(crate) fn clock_went_back(&self) -> bool {
+        self.clock.iter().any(|(_, by)| *by < 0)
+    }
+
+    /// How far the clock is set forward, all in all.
+    pub(crate) fn clock_set_forward_by(&self) -> Duration {
+        let forward = self.clock.iter().filter_map(|(_, by)| u64::try_from(*by).ok());
+        Duration::from_secs(forward.sum())
+    }
+
     /// Whether Graph or Entra ever keeps an operation that could be polled from being polled.
     pub(crate) fn holds_polls_up(&self) -> bool {
         let holds_up = |(answer, _): &(Answer, Delay)| {
