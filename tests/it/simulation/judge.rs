@@ -197,12 +197,11 @@ fn it_was_told_or_is_listed(
                 let by_its_clock = Duration::try_from(at.duration_since(stored.callback.owed_at));
                 // A clock that went back while the bridge was down tells nothing of how long it was.
                 // Then it is true time that counts, less what the clock was set forward by besides.
-                let age = match plan.clock_went_back() {
-                    false => by_its_clock.unwrap_or_default(),
-                    true => {
-                        record.given_up[&id].saturating_sub(record.owed_since[&id])
-                            + plan.clock_set_forward_by()
-                    }
+                let age = if plan.clock_went_back() {
+                    let truly = record.given_up[&id].saturating_sub(record.owed_since[&id]);
+                    truly + plan.clock_set_forward_by()
+                } else {
+                    by_its_clock.unwrap_or_default()
                 };
                 let true_reason = match reason {
                     Reason::Gone => replied(Reply::Gone),

@@ -49,6 +49,7 @@ pub(crate) struct Record {
     polls_arrived: Vec<usize>,
     attempts_begun: Vec<usize>,
     in_flight: Vec<usize>,
+    store_called_at: Duration,
     /// When callbacks were owed, or a resend of theirs was asked for, last; in true time.
     pub(crate) owed_since: BTreeMap<CallbackId, Duration>,
     /// When they were given up, last; in true time.
@@ -138,14 +139,24 @@ impl Outside {
         *self.faults_used.lock().unwrap()
     }
 
-    pub(crate) fn owed(&self, id: CallbackId) {
+    /// A call of the store begins, and takes no time.
+    pub(crate) fn calls_store(&self) {
         let at = self.elapsed();
-        self.record.lock().unwrap().owed_since.insert(id, at);
+        self.record.lock().unwrap().store_called_at = at;
     }
 
+    /// The call that has begun owes this.
+    pub(crate) fn owed(&self, id: CallbackId) {
+        let mut record = self.record.lock().unwrap();
+        let at = record.store_called_at;
+        record.owed_since.insert(id, at);
+    }
+
+    /// The call that has begun gives this up.
     pub(crate) fn given_up(&self, id: CallbackId) {
-        let at = self.elapsed();
-        self.record.lock().unwrap().given_up.insert(id, at);
+        let mut record = self.record.lock().unwrap();
+        let at = record.store_called_at;
+        record.given_up.insert(id, at);
     }
 
     pub(crate) fn note(&self, what: &str) {

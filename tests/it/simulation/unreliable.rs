@@ -50,16 +50,21 @@ impl Unreliable {
         }
         let lost = || StoreError::Unavailable(anyhow::anyhow!("by the plan"));
         let stall = |seconds: u16| tokio::time::sleep(Duration::from_secs(seconds.into()));
+        // Within the call, time is the database's own, and no simulated one.
+        let done = |work| {
+            self.outside.calls_store();
+            now(work)
+        };
         match fault {
-            Fault::Nothing => now(work),
+            Fault::Nothing => done(work),
             Fault::Refused => Err(lost()),
-            Fault::ReplyLost => now(work).and_then(|_| Err(lost())),
+            Fault::ReplyLost => done(work).and_then(|_| Err(lost())),
             Fault::StalledBefore(seconds) => {
                 stall(seconds).await;
-                now(work)
+                done(work)
             }
             Fault::StalledAfter(seconds) => {
-                let done = now(work);
+                let done = done(work);
                 stall(seconds).await;
                 done
             }
