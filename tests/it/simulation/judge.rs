@@ -302,9 +302,8 @@ fn nobody_waits_for_others(plan: &Plan, ending: &Ending, record: &Record) -> Ver
     let window = lanes_policy().graph_window + STEP;
     let bound = bound + window * u32::try_from(windows).unwrap();
     for Tracked { operation, .. } in &ending.operations {
-        let first = record.polls.iter().find(|it| it.operation == operation.id);
-        let begun_at = first.map_or(Duration::ZERO, |it| it.begun_at);
-        let waited = begun_at.saturating_sub(elapsed(operation.registered_at));
+        let first = record.first_polled.get(&operation.id).copied().unwrap_or_default();
+        let waited = first.saturating_sub(elapsed(operation.registered_at));
         hold!(waited <= bound, "{} was first polled after {waited:?}", operation.id);
     }
     Ok(())

@@ -50,6 +50,8 @@ pub(crate) struct Record {
     attempts_begun: Vec<usize>,
     in_flight: Vec<usize>,
     store_called_at: Duration,
+    /// When an operation's first poll began, whether or not it ever reached Graph.
+    pub(crate) first_polled: BTreeMap<OperationId, Duration>,
     /// When callbacks were owed, or a resend of theirs was asked for, last; in true time.
     pub(crate) owed_since: BTreeMap<CallbackId, Duration>,
     /// When they were given up, last; in true time.
@@ -283,6 +285,8 @@ impl Graph for WayOut {
             outside.note(&format!("{}: no token", inquiry.operation));
             return unpolled(Hindrance::Refused(Refusal::ClientRefused));
         }
+        let begun_at = outside.elapsed();
+        outside.record.lock().unwrap().first_polled.entry(inquiry.operation).or_insert(begun_at);
         // As the real client does: the poll is over by then, or never begins.
         let left = inquiry.over_by.duration_since(self.clock.now());
         let left = Duration::try_from(left).unwrap_or_default().min(POLL_DEADLINE);
