@@ -285,7 +285,6 @@ impl Graph for WayOut {
             outside.note(&format!("{}: no token", inquiry.operation));
             return unpolled(Hindrance::Refused(Refusal::ClientRefused));
         }
-        let begun_at = outside.elapsed();
         outside.record.lock().unwrap().first_polled.entry(inquiry.operation).or_insert(begun_at);
         // As the real client does: the poll is over by then, or never begins.
         let left = inquiry.over_by.duration_since(self.clock.now());
