@@ -255,7 +255,7 @@ impl From<StoreError> for Problem {
     /// Tells the operator what is wrong with the store, and the caller only that it is.
     fn from(error: StoreError) -> Self {
         tracing::error!(
-            error = &error as &(dyn std::error::Error + 'static),
+            error = %error.in_full(),
             "the store could not serve a request"
         );
         match error {

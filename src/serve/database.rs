@@ -3,13 +3,12 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use secrecy::ExposeSecret as _;
 use tokio_util::sync::CancellationToken;
 
-use crate::clock::{Clock, SharedClock, SteadyClock};
+use crate::clock::{Clock, LOOK_EVERY, SharedClock, SteadyClock};
 use crate::config::{ConfigError, Database, DatabaseSettings};
 use crate::lane;
 use crate::nudge::Nudge;
@@ -18,9 +17,6 @@ use crate::store::sqlite::SqliteStore;
 use crate::store::{Directory, Store};
 use crate::tls;
 use crate::vault::Vault;
-
-/// Between two looks at the clock that replicas share.
-const CLOCK_READ_EVERY: Duration = Duration::from_secs(5);
 
 /// An open database, and the clock that goes with it.
 pub(crate) enum Opened {
@@ -49,8 +45,9 @@ impl Opened {
                 // Apart, for it is large, and everybody who starts a bridge would carry it.
                 let opened = Box::pin(PostgresStore::open(&address, tls, vault, lanes)).await;
                 let store = Arc::new(opened.with_context(|| format!("cannot use {address}"))?);
-                let clock = Box::pin(SharedClock::start(|| store.time())).await??;
-                Ok(Self::Server { store, clock: Arc::new(clock) })
+                let clock = Arc::new(Box::pin(SharedClock::start(&*store)).await??);
+                store.plan_by(&clock);
+                Ok(Self::Server { store, clock })
             }
         }
     }
@@ -76,6 +73,16 @@ impl Opened {
         }
     }
 
+    /// Whether other replicas are at work, who know whether the clock we plan by was set before we
+    /// began.
+    pub(super) async fn is_kept_by_others(&self) -> anyhow::Result<bool> {
+        match self {
+            // One process at a time has it.
+            Self::File { .. } => Ok(false),
+            Self::Server { store, clock } => Ok(clock.is_kept_by_others(&**store).await?),
+        }
+    }
+
     /// Leaves word, for other commands on the same machine, of where this process can be asked.
     pub(super) fn announce(&self, address: SocketAddr) -> anyhow::Result<()> {
         match self {
@@ -93,18 +100,18 @@ impl Opened {
             Self::File { .. } => stop.cancelled().await,
             Self::Server { store, clock } => {
                 let hearing = Arc::clone(store).attend(move || nudge.now(), stop.clone());
-                let reading = stop.run_until_cancelled(read_clock(store, clock));
-                tokio::join!(hearing, reading);
+                let watching = stop.run_until_cancelled(watch(store, clock));
+                tokio::join!(hearing, watching);
             }
         }
     }
 }
 
-async fn read_clock(store: &PostgresStore, clock: &SharedClock) {
+async fn watch(store: &PostgresStore, clock: &SharedClock) {
     loop {
-        tokio::time::sleep(CLOCK_READ_EVERY).await;
         // Without an answer, time goes on as it did.
-        drop(clock.follow(store.time()).await);
+        let sleep = clock.look(store).await.unwrap_or(LOOK_EVERY);
+        tokio::time::sleep(sleep).await;
     }
 }
 

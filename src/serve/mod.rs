@@ -104,11 +104,13 @@ impl Bridge {
             .with_context(|| format!("cannot listen on {}", settings.listen))?;
         let address = listener.address()?;
         // For an interval nothing is polled, since how long ago the process before this one polled
-        // cannot be told by a clock that may have been set since. Replicas rest with us, so this
-        // comes when nothing that the settings name is in the way of a start any more: a bridge that
-        // is started again and again in vain would keep all others from polling.
-        let rested = after(opened.clock().now(), sections.operations.cadence.shortest);
-        opened.store().rest_graph_lanes(rested).await?;
+        // cannot be told by a clock that may have been set since. Where others are at work, they would
+        // have noticed; and if each start made them rest, a bridge that is started again and again
+        // would keep all of them from polling.
+        if !opened.is_kept_by_others().await? {
+            let rested = after(opened.clock().now(), sections.operations.cadence.shortest);
+            opened.store().rest_graph_lanes(rested).await?;
+        }
         opened.announce(address)?;
         let grace = settings.shutdown_grace;
         Ok(Self { listener, address, router, worker, opened, nudge, sections, grace })

@@ -28,6 +28,7 @@ mod remembered;
 mod sealed;
 pub mod sqlite;
 
+use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -265,6 +266,15 @@ pub struct Message {
 }
 
 impl StoreError {
+    /// With its causes, for the log: of an error as such, a line of JSON shows the first words only.
+    pub fn in_full(&self) -> impl std::fmt::Display {
+        std::fmt::from_fn(move |f| {
+            write!(f, "{self}")?;
+            let mut causes = std::iter::successors(self.source(), |&it| it.source());
+            causes.try_for_each(|cause| write!(f, ": {cause}"))
+        })
+    }
+
     /// Reports a stored value that is not one that we write.
     pub(crate) fn inconsistent(
         table: &'static str,

@@ -37,14 +37,14 @@ impl Worker {
             let next_try = after(self.clock.now(), wait);
             if leases_end.is_none_or(|end| end <= next_try) {
                 tracing::error!(
-                    error = &error as &(dyn std::error::Error + 'static),
+                    error = %error.in_full(),
                     steps = batch.len(),
                     "could not commit: steps will be repeated"
                 );
                 return;
             }
             tracing::warn!(
-                error = &error as &(dyn std::error::Error + 'static),
+                error = %error.in_full(),
                 steps = batch.len(),
                 "could not commit yet, trying again"
             );

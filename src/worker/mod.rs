@@ -155,7 +155,7 @@ impl Worker {
                 }
                 Err(error) => {
                     tracing::error!(
-                        error = &error as &(dyn std::error::Error + 'static),
+                        error = %error.in_full(),
                         "could not claim what is due"
                     );
                     stop.run_until_cancelled(tokio::time::sleep(AFTER_FAILURE)).await;

@@ -48,7 +48,7 @@ pub async fn forget_what_rests(
                 Ok(0) => {}
                 Ok(forgotten) => tracing::info!(forgotten, "forgot operations long at rest"),
                 Err(error) => tracing::warn!(
-                    error = &error as &(dyn std::error::Error + 'static),
+                    error = %error.in_full(),
                     "could not forget what is long at rest, trying again later"
                 ),
             }

@@ -26,8 +26,8 @@ const MAY_IMPORT: &[(&str, &[&str], &str)] = &[
     ),
     (
         "store",
-        &["callback", "courier", "graph", "lane", "operation", "vault"],
-        "keeps what others define, and does nothing by itself",
+        &["callback", "clock", "courier", "graph", "lane", "operation", "vault"],
+        "keeps what others define, the time that replicas share included; does nothing by itself",
     ),
     (
         "worker",
@@ -55,12 +55,12 @@ const MAY_KNOW_ALL: &[&str] = &["cli", "lib", "main", "serve"];
 
 /// What may be named in few places only: the text, where, and why.
 const ONLY_IN: &[(&str, &[&str], &str)] = &[
-    ("Timestamp::now", &["clock.rs"], "time is a parameter, so that tests can set it"),
+    ("Timestamp::now", &["clock"], "time is a parameter, so that tests can set it"),
     ("SystemTime::now", &[], "time is a parameter, so that tests can set it"),
     ("std::time::Instant", &[], "tokio's can be paused by tests, this one cannot"),
     ("env::var", &["config.rs"], "all settings are in one place, with their help"),
-    ("SystemClock", &["clock.rs", "cli"], "only those who put all together name it"),
-    ("SteadyClock", &["clock.rs", "serve"], "only those who put all together name it"),
+    ("SystemClock", &["clock", "cli"], "only those who put all together name it"),
+    ("SteadyClock", &["clock", "serve"], "only those who put all together name it"),
     ("SqliteStore", &["store/sqlite", "serve"], "nobody else names a database"),
     ("PostgresStore", &["store/postgres", "serve"], "nobody else names a database"),
     ("MemoryStore", &["store/memory", "store/mod.rs"], "nobody else names a database"),

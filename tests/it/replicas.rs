@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use engagement_bridge::clock::{Clock as _, SharedClock};
 use engagement_bridge::graph::Credential;
 use engagement_bridge::lane;
 use engagement_bridge::operation::{Answer, Verdict};
@@ -13,6 +14,8 @@ use engagement_bridge::store::{
 use engagement_bridge::tls;
 use engagement_bridge::vault::{MasterKey, Vault};
 use futures_util::future::join_all;
+use jiff::SignedDuration;
+use tokio::task;
 
 use crate::contract::{LEASE, polled};
 use crate::support::postgres::{self, Server};
@@ -199,4 +202,25 @@ async fn work_goes_on_while_a_newer_replica_adds_columns_on_postgres() {
         Server::shared().ask(&two.url, &sql);
     }
     work(8).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_claims_by_a_time_that_is_not_the_shared_one_on_postgres() {
+    let two = Two::start().await;
+    let clock = Arc::new(SharedClock::start(&*two.one).await.unwrap().unwrap());
+    two.one.plan_by(&clock);
+    let claim = async || two.one.claim(clock.now(), LEASE, 1).await;
+    claim().await.unwrap();
+    // As another replica would that finds the database's clock set, or that was awake when we were not.
+    for ahead in [-60_000, 60_000] {
+        let sql = format!("UPDATE planning_clock SET ahead = {ahead}, since = since + 1");
+        task::block_in_place(|| Server::shared().ask(&two.url, &sql));
+        let refused = claim().await.unwrap_err().in_full().to_string();
+        assert!(refused.contains("off from what bridges on this database share"), "{refused}");
+        clock.look(&*two.one).await.unwrap();
+        claim().await.unwrap();
+    }
+    let other = SharedClock::start(&*two.other).await.unwrap().unwrap();
+    let apart = clock.now().duration_since(other.now()).abs();
+    assert!(apart < SignedDuration::from_secs(1), "{apart}");
 }

@@ -23,6 +23,7 @@ mod row;
 mod schedule;
 mod schema;
 mod steps;
+mod time;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,6 +42,7 @@ use self::directory::KnownDirectory;
 use self::error::Context as _;
 use self::replicas::Replicas;
 use self::row::Columns;
+use self::time::SharedTime;
 use super::columns::Fields as _;
 use super::sealed::{CHECK, CHECK_PLACE};
 use super::{
@@ -48,6 +50,7 @@ use super::{
     OperationFilter, Page, Registered, Registration, Store, StoreError, StoredCallback, Tracked,
 };
 use crate::callback::CallbackId;
+use crate::clock::SharedClock;
 use crate::lane;
 use crate::operation::OperationId;
 use crate::vault::{Vault, VaultError};
@@ -66,6 +69,7 @@ pub struct PostgresStore {
     vault: Arc<Vault>,
     policy: Arc<lane::Policy>,
     replicas: Replicas,
+    time: SharedTime,
 }
 
 /// Why a database could not be opened, and what to do about it.
@@ -109,6 +113,7 @@ impl PostgresStore {
             known: Arc::default(),
             vault,
             policy,
+            time: SharedTime::default(),
         })
     }
 }
@@ -121,13 +126,10 @@ impl PostgresStore {
         stop.run_until_cancelled(Box::pin(attending)).await;
     }
 
-    /// What time it is at the database, in whole milliseconds.
-    pub async fn time(&self) -> Result<Timestamp, StoreError> {
-        let doing = "asking the database for the time";
-        let sql = "SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now";
-        let found = self.database.query(doing, sql, &[]).await?;
-        let row = found.first().ok_or(StoreError::Closed)?;
-        Columns { table: "clock_timestamp()", row }.time("now")
+    /// Holds claims to this clock from now on, which is the one that replicas share: none is made
+    /// while our time is not theirs.
+    pub fn plan_by(&self, clock: &Arc<SharedClock>) {
+        self.time.begin(clock);
     }
 }
 
@@ -169,11 +171,13 @@ impl Store for PostgresStore {
         hands: usize,
     ) -> Result<Vec<Claimed>, StoreError> {
         let (vault, policy) = (Arc::clone(&self.vault), Arc::clone(&self.policy));
+        let time = self.time.clone();
         let claim = work(move |transaction| {
-            let (vault, policy) = (Arc::clone(&vault), Arc::clone(&policy));
-            Box::pin(
-                async move { steps::claim(transaction, &vault, &policy, now, lease, hands).await },
-            )
+            let (vault, policy, time) = (Arc::clone(&vault), Arc::clone(&policy), time.clone());
+            Box::pin(async move {
+                time.check(transaction).await?;
+                steps::claim(transaction, &vault, &policy, now, lease, hands).await
+            })
         });
         self.database.transaction(claim).await
     }

@@ -17,6 +17,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use super::CHANNEL;
 use super::connect::{Address, Database};
 use super::directory::KnownDirectory;
+use crate::store::StoreError;
 
 /// For how long a replica may go by what another one has changed.
 const KNOWN_FOR: Duration = Duration::from_secs(2);
@@ -26,6 +27,9 @@ const APART: Duration = Duration::from_millis(100);
 
 /// Before we connect again.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
+
+/// "eBrp": every replica at work shares this advisory lock, which ends with its connection.
+const PRESENT: i64 = 0x6542_7270;
 
 /// The payload of a notice about callers; any other is about steps.
 pub(super) const DIRECTORY: &str = "directory";
@@ -46,6 +50,16 @@ impl Replicas {
     /// Lets other replicas know, soon, that there may be steps that can be taken.
     pub(super) fn tell(&self) {
         self.news.notify_one();
+    }
+
+    /// Whether a replica is at work on the database. We are not one yet when this is asked.
+    pub(super) async fn any_other(&self, database: &Database) -> Result<bool, StoreError> {
+        let doing = "looking for other replicas";
+        // Of an advisory lock by one number, the halves of it are shown in two columns.
+        let sql = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1 \
+            AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
+            AND (classid::bigint << 32) | objid::bigint = $1 LIMIT 1";
+        Ok(!database.query(doing, sql, &[&PRESENT]).await?.is_empty())
     }
 
     /// Does all of it for as long as it is polled.
@@ -72,7 +86,7 @@ impl Replicas {
         loop {
             let Err(error) = self.listen(known, news).await;
             tracing::warn!(
-                error = &error as &(dyn std::error::Error + 'static),
+                error = format_args!("{:#}", anyhow::Error::new(error)),
                 "does not hear other replicas until the database can be reached again"
             );
             tokio::time::sleep(AFTER_FAILURE).await;
@@ -87,7 +101,11 @@ impl Replicas {
         let tls = MakeRustlsConnect::new(self.tls.clone());
         let (client, mut connection) = self.address.config().connect(tls).await?;
         let listening = async {
-            client.batch_execute(&format!("LISTEN {CHANNEL}")).await?;
+            client
+                .batch_execute(&format!(
+                    "LISTEN {CHANNEL}; SELECT pg_advisory_lock_shared({PRESENT})"
+                ))
+                .await?;
             // What was said before is lost.
             known.forget();
             news();

@@ -12,7 +12,8 @@ use super::OpenError;
 use super::error::Context as _;
 
 /// Each entry takes the schema one version further; entries are only ever added.
-const MIGRATIONS: &[&str] = &[include_str!("0001_first.sql")];
+const MIGRATIONS: &[&str] =
+    &[include_str!("0001_first.sql"), include_str!("0002_planning_clock.sql")];
 
 /// How many versions ahead of ours a schema may be: what a newer replica has expanded.
 const AHEAD: usize = 1;

@@ -104,7 +104,12 @@ impl Deref for Cluster {
 
 impl Cluster {
     pub(crate) fn start(fsync: Fsync) -> Self {
-        Supervisor::spawn(fsync).start()
+        Supervisor::spawn(fsync, &[]).start()
+    }
+
+    /// On a machine of which these variables are the environment.
+    pub(crate) fn start_in(environment: &[(&str, String)]) -> Self {
+        Supervisor::spawn(Fsync::Off, environment).start()
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -128,7 +133,7 @@ impl Cluster {
 }
 
 impl Supervisor {
-    fn spawn(fsync: Fsync) -> Self {
+    fn spawn(fsync: Fsync, environment: &[(&str, String)]) -> Self {
         let fsync = match fsync {
             Fsync::On => "fsync=on",
             Fsync::Off => "fsync=off",
@@ -136,6 +141,7 @@ impl Supervisor {
         let mut process =
             Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/postgres"))
                 .arg(fsync)
+                .envs(environment.iter().map(|(name, value)| (name, value)))
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
                 // What is sent to all processes of a test that hangs must not keep it from tidying up.

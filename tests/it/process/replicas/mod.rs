@@ -7,6 +7,7 @@ mod calm;
 mod chaos;
 mod pause;
 mod relay;
+mod set_clock;
 
 use std::path::PathBuf;
 use std::time::Duration;

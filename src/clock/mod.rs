@@ -1,10 +1,16 @@
 //! What time it is. The only place that reads the clock.
 
+mod course;
+mod shared;
+
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::time::Instant;
+
+pub use self::course::Course;
+pub use self::shared::{Astray, Keeper, LOOK_EVERY, Reading, SharedClock, TooSlow};
 
 /// Tells the time, in whole milliseconds, which is what every store keeps.
 pub trait Clock: Send + Sync {
@@ -76,105 +82,6 @@ impl Clock for SteadyClock {
     }
 }
 
-/// The clock of another machine, which several processes share, smoothed by [`Steady`].
-///
-/// In between two readings the time goes on by our own monotonic clock, which nobody sets; so it
-/// does not matter what this machine takes the time for, and little if the other is out of reach.
-#[derive(Debug)]
-pub struct SharedClock {
-    told: Mutex<Shared>,
-}
-
-#[derive(Debug)]
-struct Shared {
-    steady: Steady,
-    at: Instant,
-    /// What the other machine's clock said, and when that was.
-    read: (Timestamp, Instant),
-}
-
-/// A reading that took longer than this is not worth having: it is off by up to a half of it.
-const SLOWEST_READING: Duration = Duration::from_millis(500);
-
-/// No reading was quick enough to tell the time by it.
-#[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("the clock of the database cannot be read within {SLOWEST_READING:?}")]
-pub struct TooSlow;
-
-impl SharedClock {
-    /// Begins at what `read` says, tried some times if that takes too long.
-    pub async fn start<E, R>(read: impl Fn() -> R) -> Result<Result<Self, TooSlow>, E>
-    where
-        R: Future<Output = Result<Timestamp, E>>,
-    {
-        for _ in 0..5 {
-            if let Some(read) = quick(read()).await? {
-                let (steady, at) = (Steady::begin(read.0), read.1);
-                let told = Shared { steady, at, read };
-                let off = wall().duration_since(told.read_at(Instant::now()));
-                if off.unsigned_abs() > ASTRAY {
-                    tracing::warn!(
-                        off_ms = off.as_millis(),
-                        "this machine's clock is off by {off:#} from the database's, which counts"
-                    );
-                }
-                return Ok(Ok(Self { told: Mutex::new(told) }));
-            }
-        }
-        Ok(Err(TooSlow))
-    }
-
-    /// Reads the other machine's clock again, to be called every few seconds. A reading that takes
-    /// too long is left out.
-    pub async fn follow<E>(
-        &self,
-        read: impl Future<Output = Result<Timestamp, E>>,
-    ) -> Result<(), E> {
-        if let Some(read) = quick(read).await? {
-            self.told().read = read;
-        }
-        Ok(())
-    }
-
-    fn told(&self) -> std::sync::MutexGuard<'_, Shared> {
-        // Each field is set whole, so a panic elsewhere cannot leave half a time.
-        self.told.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Shared {
-    /// What the other machine's clock says, as far as is known.
-    fn read_at(&self, at: Instant) -> Timestamp {
-        let (read, when) = self.read;
-        read.checked_add(at.saturating_duration_since(when)).unwrap_or(Timestamp::MAX)
-    }
-}
-
-impl Clock for SharedClock {
-    fn now(&self) -> Timestamp {
-        let mut told = self.told();
-        let at = Instant::now();
-        let elapsed = at.saturating_duration_since(told.at);
-        told.at = at;
-        let wall = told.read_at(at);
-        in_millis(told.steady.follow(elapsed, wall))
-    }
-
-    fn wall(&self) -> Timestamp {
-        in_millis(self.told().read_at(Instant::now()))
-    }
-}
-
-/// A reading and when it was true, halfway between question and answer.
-async fn quick<E>(
-    read: impl Future<Output = Result<Timestamp, E>>,
-) -> Result<Option<(Timestamp, Instant)>, E> {
-    let asked = Instant::now();
-    let time = read.await?;
-    let took = asked.elapsed();
-    Ok((took <= SLOWEST_READING).then(|| (time, asked + took / 2)))
-}
-
 /// Time that follows a wall clock but never jumps with it. Pure.
 ///
 /// Were a wall clock that is set forward believed at once, every operation would be polled at once,
@@ -210,8 +117,6 @@ fn in_millis(at: Timestamp) -> Timestamp {
 
 #[cfg(test)]
 mod tests {
-    use std::convert::Infallible;
-
     use proptest::prelude::*;
 
     use super::*;
@@ -270,45 +175,5 @@ mod tests {
             }
             assert_eq!(minutes, if set_by < 0 { 20 } else { 640 });
         }
-    }
-
-    /// A database that answers with this time after this long.
-    async fn answering(time: Timestamp, takes: Duration) -> Result<Timestamp, Infallible> {
-        tokio::time::sleep(takes).await;
-        Ok(time)
-    }
-
-    const SECOND: Duration = Duration::from_secs(1);
-
-    #[tokio::test(start_paused = true)]
-    async fn a_shared_clock_goes_on_by_itself_and_follows_no_jump_at_once() {
-        let noon = Timestamp::constant(1_800_000_000, 0);
-        let take = Duration::from_millis(40);
-        let Ok(started) = SharedClock::start(|| answering(noon, take)).await;
-        let clock = started.unwrap();
-        assert_eq!(clock.now(), noon + take / 2, "halfway between question and answer");
-        tokio::time::advance(10 * SECOND).await;
-        assert_eq!(clock.now(), noon + 10 * SECOND + take / 2);
-
-        let jumped = noon + 3_600 * SECOND;
-        let Ok(()) = clock.follow(answering(jumped, take)).await;
-        assert_eq!(clock.wall(), jumped + take / 2, "what others compare with is believed at once");
-        let planned = clock.now();
-        tokio::time::advance(64 * SECOND).await;
-        assert_eq!(clock.now(), planned + 65 * SECOND, "what is planned by runs a little faster");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_reading_that_took_too_long_counts_for_nothing() {
-        let noon = Timestamp::constant(1_800_000_000, 0);
-        let slow = SLOWEST_READING + Duration::from_millis(1);
-        let Ok(started) = SharedClock::start(|| answering(noon, slow)).await;
-        assert!(started.is_err());
-
-        let Ok(started) = SharedClock::start(|| answering(noon, SLOWEST_READING)).await;
-        let clock = started.unwrap();
-        let before = clock.wall();
-        let Ok(()) = clock.follow(answering(noon + 3_600 * SECOND, slow)).await;
-        assert_eq!(clock.wall(), before + slow);
     }
 }
