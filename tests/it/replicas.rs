@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use engagement_bridge::clock::{Clock as _, SharedClock};
 use engagement_bridge::graph::Credential;
-use engagement_bridge::lane;
+use engagement_bridge::lane::{self, LaneName};
 use engagement_bridge::operation::{Answer, Verdict};
 use engagement_bridge::store::postgres::PostgresStore;
 use engagement_bridge::store::{
@@ -16,10 +17,16 @@ use engagement_bridge::vault::{MasterKey, Vault};
 use futures_util::future::join_all;
 use jiff::SignedDuration;
 use tokio::task;
+use tokio_postgres::NoTls;
 
 use crate::contract::{LEASE, polled};
 use crate::support::postgres::{self, Server};
-use crate::support::{NOON, SECRET, after, api_key, caller, connection, registration};
+use crate::support::{
+    NOON, SECRET, after, api_key, caller, connection, registration, seconds, token,
+};
+
+/// Longer than anything takes that waits for nobody, and less than anybody waits for a lock.
+const AT_ONCE: Duration = seconds(4);
 
 /// Two replicas on a fresh database, with a caller `contoso` who has a connection of that name.
 struct Two {
@@ -181,6 +188,48 @@ async fn what_cannot_be_unsealed_keeps_nothing_else_from_its_step_on_postgres() 
     two.other.commit(Arc::new(settled)).await.unwrap();
     Server::shared().ask(&two.url, &spoil("signing_secrets", "sealed_secret"));
     assert!(two.one.claim(after(62), LEASE, 8).await.unwrap().is_empty());
+}
+
+/// As a replica does that was stopped in the middle of a claim.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lane_that_somebody_holds_keeps_no_other_from_being_served_on_postgres() {
+    let two = Two::start().await;
+    two.one.add_connection(&caller("contoso"), &connection("chess"), NOON).await.unwrap();
+    let chess = Credential::Connection(connection("chess").into());
+    let chess = Registration { credential: chess, ..registration(1) };
+    let (held, free) = (LaneName::graph(chess.credential.identity()), registration(2));
+    let id = free.operation.id;
+    // Its lane is the first in line.
+    two.one.register(vec![chess]).await.unwrap();
+    two.one.register(vec![free]).await.unwrap();
+
+    let (mut holder, connection) = tokio_postgres::connect(&two.url, NoTls).await.unwrap();
+    let mut connected = task::JoinSet::new();
+    connected.spawn(connection);
+    let holding = holder.transaction().await.unwrap();
+    let sql = "SELECT * FROM lanes WHERE name = $1 FOR UPDATE";
+    assert_eq!(holding.query(sql, &[&held.to_string()]).await.unwrap().len(), 1);
+    let claiming = two.other.claim(after(60), LEASE, 8);
+    let claimed = tokio::time::timeout(AT_ONCE, claiming).await.expect("it waits").unwrap();
+    let steps: Vec<_> = claimed.iter().map(|it| it.claim.step).collect();
+    assert_eq!(steps, [Step::Operation(id)]);
+
+    holding.commit().await.unwrap();
+    assert_eq!(two.other.claim(after(60), LEASE, 8).await.unwrap().len(), 1);
+}
+
+/// More than one transaction takes.
+#[tokio::test(flavor = "multi_thread")]
+async fn however_many_lanes_there_are_all_of_them_rest_on_postgres() {
+    let two = Two::start().await;
+    let each_on_its_own = |n: u32| {
+        let credential = token(&format!("token-{n}"), after(3_600));
+        Registration { credential, ..registration(n) }
+    };
+    two.one.register((0..4_100).map(each_on_its_own).collect()).await.unwrap();
+    two.other.rest_graph_lanes(after(90)).await.unwrap();
+    assert!(two.one.claim(after(89), LEASE, 5_000).await.unwrap().is_empty());
+    assert_eq!(two.one.claim(after(90), LEASE, 5_000).await.unwrap().len(), 4_100);
 }
 
 /// A statement that was prepared before does not fit the table any more.

@@ -31,13 +31,16 @@ const PATIENCE: Duration = Duration::from_secs(15);
 
 /// What the server holds us to, should we be the ones who hang, and what we rely on whatever its own
 /// settings are: a commit is on disk, a synchronous standby's included, before anybody learns of it.
+///
+/// Nothing that we do lets a transaction stand still, so one that does is of a process that has
+/// stopped; what it has locked is free again before those who wait for it give up.
 const SESSION: &str = "\
     SET client_min_messages = warning;
     SET default_transaction_isolation = 'read committed';
     SET synchronous_commit = on;
     SET statement_timeout = '10s';
-    SET lock_timeout = '5s';
-    SET idle_in_transaction_session_timeout = '20s'";
+    SET lock_timeout = '8s';
+    SET idle_in_transaction_session_timeout = '5s'";
 
 /// Where a PostgreSQL is: `postgres://user:password@host:port/name`, with the parameters of libpq,
 /// several hosts among them.

@@ -5,7 +5,8 @@
 //! circle; where two do, one of them is tried again. Two rules keep a step from being forgotten:
 //!
 //! * Whoever plans a step locks its lane before it says when the lane is ready, and until its end; and
-//!   so does whoever works out when a lane is ready again. Otherwise each could miss what the other has not committed yet.
+//!   so does whoever works out when a lane is ready again. Otherwise each could miss what the other
+//!   has not committed yet.
 //! * A claim waits for the lane that has been ready for longest, and passes over those that others
 //!   hold. So it never waits while it holds one, and no busy lane is passed over for ever.
 //!
@@ -202,10 +203,14 @@ impl Store for PostgresStore {
     }
 
     async fn rest_graph_lanes(&self, until: Timestamp) -> Result<(), StoreError> {
-        let rest = work(move |transaction| {
-            Box::pin(async move { schedule::rest_graph_lanes(transaction, until).await })
-        });
-        self.database.transaction(rest).await
+        let mut last = Some(0);
+        while let Some(lane) = last {
+            let rest = work(move |transaction| {
+                Box::pin(async move { schedule::rest_graph_lanes(transaction, until, lane).await })
+            });
+            last = self.database.transaction(rest).await?;
+        }
+        Ok(())
     }
 
     async fn amend(&self, amendment: Amendment) -> Result<Amended, StoreError> {

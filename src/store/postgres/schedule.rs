@@ -6,7 +6,7 @@ use std::time::Duration;
 use deadpool_postgres::Transaction;
 use jiff::Timestamp;
 
-use super::error::Overtaken;
+use super::error::{Context as _, Overtaken};
 use super::row::Columns;
 use super::rows;
 use crate::lane::{self, Lane, LaneName, Report, share};
@@ -16,6 +16,12 @@ use crate::store::columns::{Fields as _, StoredLane, millis, write_slots};
 
 /// In how many rounds a claim gives to some lanes what others have left of their share.
 const ROUNDS: usize = 8;
+
+/// How many lanes one transaction lets rest, so that it is over long before its time is.
+const RESTED_AT_ONCE: usize = 2_000;
+
+/// For how long a claim waits for a lane, in milliseconds.
+const LANE_PATIENCE_MS: u32 = 200;
 
 /// The key of a row of `steps`.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -131,17 +137,21 @@ pub(super) async fn announce(
     planned: &[Planned],
 ) -> Result<(), StoreError> {
     let mut first_due: BTreeMap<i64, Timestamp> = BTreeMap::new();
-    for Planned { lane, agenda, .. } in planned {
-        if let Some(at) = agenda.step_at {
-            first_due.entry(*lane).and_modify(|due| *due = at.min(*due)).or_insert(at);
+    let mut waited_on = BTreeSet::new();
+    for Planned { lane, agenda: Agenda { step_at, lapse_at }, .. } in planned {
+        if let Some(at) = step_at {
+            first_due.entry(*lane).and_modify(|due| *due = *at.min(due)).or_insert(*at);
+        }
+        if step_at.is_some() || lapse_at.is_some() {
+            waited_on.insert(*lane);
         }
     }
-    let touched: BTreeSet<i64> = settled.keys().chain(first_due.keys()).copied().collect();
+    let touched: BTreeSet<i64> = settled.keys().chain(&waited_on).copied().collect();
     if touched.is_empty() {
         return Ok(());
     }
-    let mut locked = lock(transaction, touched.iter().copied().collect()).await?;
-    if first_due.keys().any(|lane| !locked.contains_key(lane)) {
+    let mut locked = lock(transaction, touched.into_iter().collect()).await?;
+    if waited_on.iter().any(|lane| !locked.contains_key(lane)) {
         // It was forgotten since we looked for it, and a step on it would be so, too.
         return Err(StoreError::Unavailable(Overtaken.into()));
     }
@@ -232,10 +242,8 @@ async fn ready(
     let mut locked = HashMap::new();
     if let (Some(first), true) = (numbers.first(), may_wait) {
         // Somebody else may have served it while we waited.
-        let sql = "SELECT * FROM lanes WHERE lane = $1 AND ready_at <= $2 FOR UPDATE";
-        for row in rows(transaction, doing, sql, &[first, &now]).await? {
-            let columns = Columns { table: "lanes", row: &row };
-            locked.insert(*first, columns.lane()?);
+        if let Some(row) = wait_for(transaction, *first, now).await? {
+            locked.insert(*first, Columns { table: "lanes", row: &row }.lane()?);
         }
     }
     let sql = "SELECT * FROM lanes WHERE lane = ANY($1) AND ready_at <= $2 FOR UPDATE SKIP LOCKED";
@@ -244,6 +252,32 @@ async fn ready(
         locked.insert(columns.get("lane")?, columns.lane()?);
     }
     Ok(numbers.into_iter().filter_map(|it| Some((it, locked.remove(&it)?))).collect())
+}
+
+/// Locks a lane if it is ready, and waits a little for whoever holds it.
+async fn wait_for(
+    transaction: &Transaction<'_>,
+    lane: i64,
+    now: i64,
+) -> Result<Option<tokio_postgres::Row>, StoreError> {
+    let doing = "waiting for a lane";
+    let ready = "SELECT * FROM lanes WHERE lane = $1 AND ready_at <= $2 FOR UPDATE";
+    let free = format!("{ready} SKIP LOCKED");
+    if let Some(row) = rows(transaction, doing, &free, &[&lane, &now]).await?.pop() {
+        return Ok(Some(row));
+    }
+    // Longer than anybody holds a lane who is not in trouble. Of one that is, the time ends with the
+    // server's patience for transactions that stand still, during which all other lanes go on.
+    let patient = format!("SAVEPOINT waiting; SET LOCAL lock_timeout = {LANE_PATIENCE_MS}");
+    transaction.batch_execute(&patient).await.context(doing)?;
+    let waited = rows(transaction, doing, ready, &[&lane, &now]).await;
+    let end = match &waited {
+        Ok(_) => "SET LOCAL lock_timeout TO DEFAULT",
+        Err(StoreError::Locked(_)) => "ROLLBACK TO waiting",
+        Err(_) => return waited.map(|mut found| found.pop()),
+    };
+    transaction.batch_execute(end).await.context(doing)?;
+    Ok(waited.ok().and_then(|mut found| found.pop()))
 }
 
 /// Hands out due steps of these lanes, to each its share of the hands as far as it has room.
@@ -377,19 +411,24 @@ async fn save(
     rows(transaction, "updating lanes", sql, &params).await.map(drop)
 }
 
-/// Lets Graph lanes admit nothing before `until`.
+/// Lets some Graph lanes admit nothing before `until`: the first after `lane`, in the order of their
+/// numbers. Says which one was the last, if there may be more.
 pub(super) async fn rest_graph_lanes(
     transaction: &Transaction<'_>,
     until: Timestamp,
-) -> Result<(), StoreError> {
+    lane: i64,
+) -> Result<Option<i64>, StoreError> {
     let doing = "letting lanes rest";
-    let until = until.as_millisecond();
-    let sql = "SELECT lane FROM lanes WHERE name LIKE 'graph:%' ORDER BY lane FOR UPDATE";
-    rows(transaction, doing, sql, &[]).await?;
-    let sql = "UPDATE lanes SET paused_until = greatest(paused_until, $1), \
-        ready_at = CASE WHEN ready_at IS NOT NULL THEN greatest(ready_at, $1) END \
-        WHERE name LIKE 'graph:%'";
-    rows(transaction, doing, sql, &[&until]).await.map(drop)
+    let sql = "SELECT lane FROM lanes WHERE lane > $1 AND name LIKE 'graph:%' \
+        ORDER BY lane LIMIT $2 FOR UPDATE";
+    let found = rows(transaction, doing, sql, &[&lane, &count(RESTED_AT_ONCE)]).await?;
+    let number = |row| Columns { table: "lanes", row }.get("lane");
+    let lanes: Vec<i64> = found.iter().map(number).collect::<Result<_, _>>()?;
+    let sql = "UPDATE lanes SET paused_until = greatest(paused_until, $2), \
+        ready_at = CASE WHEN ready_at IS NOT NULL THEN greatest(ready_at, $2) END \
+        WHERE lane = ANY($1)";
+    rows(transaction, doing, sql, &[&lanes, &until.as_millisecond()]).await?;
+    Ok(lanes.last().copied().filter(|_| lanes.len() == RESTED_AT_ONCE))
 }
 
 /// Forgets up to `limit` lanes on which nothing waits and nothing counts any more.

@@ -17,7 +17,7 @@ pub(crate) const NOON: Timestamp = Timestamp::constant(1_800_000_000, 0);
 /// Vector A of the Standard Webhooks libraries.
 pub(crate) const SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
 
-pub(crate) fn seconds(seconds: u64) -> Duration {
+pub(crate) const fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
