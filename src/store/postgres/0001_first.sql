@@ -65,7 +65,7 @@ CREATE TABLE lanes (
     -- A claim need not look here before this; null while nothing waits.
     ready_at BIGINT
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
-CREATE INDEX lanes_by_readiness ON lanes (ready_at, name) WHERE ready_at IS NOT NULL;
+CREATE INDEX lanes_by_readiness ON lanes (ready_at) WHERE ready_at IS NOT NULL;
 
 -- A poll that finds nothing new changes no column that is indexed, so there is room on the page for
 -- the row to stay where it is.
@@ -114,17 +114,19 @@ CREATE INDEX operations_by_connection ON operations (caller, connection)
     WHERE rested_at IS NULL AND connection IS NOT NULL;
 
 -- What is to happen by itself, a narrow row for each operation and callback that is not at rest.
--- Derived from their states, and kept in step with them by every transaction.
+-- Derived from their states, and kept in step with them by every transaction. A claim changes no
+-- column that is indexed.
 CREATE TABLE steps (
     operation BIGINT NOT NULL REFERENCES operations (number) ON DELETE CASCADE,
     -- Which callback of the operation's; 0 for the operation itself.
     callback BIGINT NOT NULL,
     lane BIGINT NOT NULL,
-    -- While the step is claimed, the end of the lease.
     due_at BIGINT,
+    -- After the end of the lease, while the step is claimed.
     lapse_at BIGINT NOT NULL,
-    -- Of the newest claim, while it is not spent.
+    -- Of the newest claim, while it is not spent, and the end of its lease.
     token BIGINT,
+    claimed_until BIGINT,
     PRIMARY KEY (operation, callback)
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
 CREATE INDEX steps_by_lane ON steps (lane, due_at);

@@ -17,6 +17,13 @@ use crate::store::columns::{Fields as _, StoredLane, millis, write_slots};
 /// In how many rounds a claim gives to some lanes what others have left of their share.
 const ROUNDS: usize = 8;
 
+/// How many steps of a lane a claim with many hands takes at a time, where there are so many: to lock
+/// a lane and to write it costs as much for one.
+const STEPS_OF_A_LANE: usize = 4;
+
+/// To so many lanes a claim gives one step at least before it gives any of them more.
+const FEW_LANES: usize = 8;
+
 /// How many lanes one transaction lets rest, so that it is over long before its time is.
 const RESTED_AT_ONCE: usize = 2_000;
 
@@ -114,7 +121,8 @@ pub(super) async fn plan(
         let sql = "INSERT INTO steps (operation, callback, lane, due_at, lapse_at) \
             SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[]) \
             ON CONFLICT (operation, callback) DO UPDATE SET lane = excluded.lane, \
-            due_at = excluded.due_at, lapse_at = excluded.lapse_at, token = NULL";
+            due_at = excluded.due_at, lapse_at = excluded.lapse_at, token = NULL, \
+            claimed_until = NULL";
         rows(transaction, doing, sql, &[&operations, &callbacks, &lanes, &due, &lapse]).await?;
     }
     if !ended.is_empty() {
@@ -205,7 +213,8 @@ pub(super) async fn hand_out(
 
     for round in 0..ROUNDS {
         let left = hands.saturating_sub(handed_out.len());
-        let ready = ready(transaction, now, left, round == 0).await?;
+        let lanes = left.div_ceil(STEPS_OF_A_LANE).max(left.min(FEW_LANES));
+        let ready = ready(transaction, now, lanes, round == 0).await?;
         if ready.is_empty() {
             break;
         }
@@ -233,7 +242,7 @@ async fn ready(
         return Ok(Vec::new());
     }
     let now = now.as_millisecond();
-    let sql = "SELECT lane FROM lanes WHERE ready_at <= $1 ORDER BY ready_at, name LIMIT $2";
+    let sql = "SELECT lane FROM lanes WHERE ready_at <= $1 ORDER BY ready_at LIMIT $2";
     let candidates = rows(transaction, doing, sql, &[&now, &count(limit)]).await?;
     let numbers: Vec<i64> = candidates
         .iter()
@@ -296,6 +305,7 @@ async fn serve(
     let sql = "SELECT wanted.lane, due.operation, due.callback \
         FROM unnest($1::bigint[], $2::bigint[]) AS wanted (lane, room) CROSS JOIN LATERAL \
         (SELECT operation, callback FROM steps WHERE steps.lane = wanted.lane AND due_at <= $3 \
+        AND (claimed_until IS NULL OR claimed_until <= $3) \
         ORDER BY due_at, operation, callback LIMIT wanted.room) AS due";
     let due =
         rows(transaction, "looking for due steps", sql, &[&lanes, &room, &now.as_millisecond()])
@@ -345,10 +355,11 @@ async fn take(
         "WITH due AS (SELECT steps.operation, steps.callback, chosen.token \
             FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) \
             AS chosen (operation, callback, token) JOIN steps USING (operation, callback) \
-            WHERE steps.{column} <= $4 FOR UPDATE OF steps SKIP LOCKED) \
-        UPDATE steps SET token = due.token, lapse_at = greatest(steps.lapse_at, $5), \
-            due_at = CASE WHEN steps.due_at IS NOT NULL THEN $5 END \
-        FROM due WHERE steps.operation = due.operation AND steps.callback = due.callback \
+            WHERE steps.{column} <= $4 AND (claimed_until IS NULL OR claimed_until <= $4) \
+            FOR UPDATE OF steps SKIP LOCKED) \
+        UPDATE steps SET token = due.token, claimed_until = $5, \
+            lapse_at = greatest(steps.lapse_at, $5) FROM due \
+        WHERE steps.operation = due.operation AND steps.callback = due.callback \
         RETURNING steps.operation, steps.callback"
     );
     let (now, until) = (now.as_millisecond(), until.as_millisecond());
@@ -398,13 +409,19 @@ async fn save(
     if numbers.is_empty() {
         return Ok(());
     }
+    // The first step that is not claimed, or one of those before it once its lease is over.
     let sql = "UPDATE lanes SET allowance = told.allowance, failures = told.failures, \
         paused_until = told.paused_until, slots = told.slots, served_at = told.served_at, \
-        ready_at = (SELECT greatest(due_at, told.free_at) FROM steps \
-            WHERE steps.lane = told.lane AND due_at IS NOT NULL ORDER BY due_at LIMIT 1) \
+        ready_at = least(first.ready_at, \
+            (SELECT min(greatest(due_at, claimed_until, told.free_at)) FROM steps \
+            WHERE steps.lane = told.lane AND claimed_until IS NOT NULL \
+            AND due_at <= coalesce(first.due_at, 9223372036854775807))) \
         FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::text[], \
             $6::bigint[], $7::bigint[]) \
         AS told (lane, allowance, failures, paused_until, slots, served_at, free_at) \
+        LEFT JOIN LATERAL (SELECT due_at, greatest(due_at, told.free_at) AS ready_at FROM steps \
+            WHERE steps.lane = told.lane AND due_at IS NOT NULL AND claimed_until IS NULL \
+            ORDER BY due_at LIMIT 1) AS first ON true \
         WHERE lanes.lane = told.lane";
     let params: [&(dyn tokio_postgres::types::ToSql + Sync); 7] =
         [&numbers, &allowances, &failures, &paused, &slots, &served, &free];

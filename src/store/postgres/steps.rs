@@ -463,7 +463,8 @@ async fn replace(
     )
     .await?;
     // Whoever holds the step keeps it, and the slot that it has.
-    let sql = "UPDATE steps SET lane = $2 WHERE operation = $1 AND callback = 0 RETURNING due_at";
+    let sql = "UPDATE steps SET lane = $2 WHERE operation = $1 AND callback = 0 \
+        RETURNING CASE WHEN due_at IS NOT NULL THEN greatest(due_at, claimed_until) END AS due_at";
     let moved = rows(transaction, doing, sql, &[&key.operation, &lane]).await?;
     let step_at = match moved.first() {
         Some(row) => Columns { table: "steps", row }.time_or_null("due_at")?,

@@ -19,6 +19,15 @@ pub(crate) enum Fsync {
     Off,
 }
 
+impl Fsync {
+    fn setting(self) -> &'static str {
+        match self {
+            Self::On => "fsync=on",
+            Self::Off => "fsync=off",
+        }
+    }
+}
+
 /// A running server, whoever started it.
 #[derive(Clone, Debug)]
 pub(crate) struct Server {
@@ -104,12 +113,17 @@ impl Deref for Cluster {
 
 impl Cluster {
     pub(crate) fn start(fsync: Fsync) -> Self {
-        Supervisor::spawn(fsync, &[]).start()
+        Supervisor::spawn(&[fsync.setting()], &[]).start()
+    }
+
+    /// With these settings of the server's, each as `name=value`.
+    pub(crate) fn start_with(settings: &[&str]) -> Self {
+        Supervisor::spawn(settings, &[]).start()
     }
 
     /// On a machine of which these variables are the environment.
     pub(crate) fn start_in(environment: &[(&str, String)]) -> Self {
-        Supervisor::spawn(Fsync::Off, environment).start()
+        Supervisor::spawn(&[Fsync::Off.setting()], environment).start()
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -133,14 +147,10 @@ impl Cluster {
 }
 
 impl Supervisor {
-    fn spawn(fsync: Fsync, environment: &[(&str, String)]) -> Self {
-        let fsync = match fsync {
-            Fsync::On => "fsync=on",
-            Fsync::Off => "fsync=off",
-        };
+    fn spawn(settings: &[&str], environment: &[(&str, String)]) -> Self {
         let mut process =
             Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/postgres"))
-                .arg(fsync)
+                .args(settings)
                 .envs(environment.iter().map(|(name, value)| (name, value)))
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
