@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use engagement_bridge::vault::MasterKey;
 use secrecy::SecretString;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
@@ -22,11 +23,23 @@ pub(crate) struct Bridge {
 const ADMIN_KEY: &str = "admin-key-of-the-benchmark";
 
 impl Bridge {
-    /// Starts it on the database in `directory`, asking the Graph at `graph`, with more flags.
+    /// Starts it on the database file in `directory`, asking the Graph at `graph`, with more flags.
     pub(crate) async fn start(directory: &Path, graph: &str, flags: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_engagement-bridge"));
-        command.env_clear().env("ENGAGEMENT_BRIDGE_ADMIN_KEY", ADMIN_KEY);
-        command.arg("serve").arg("--database").arg(directory.join("bridge.db"));
+        command.env_clear().env("ENGAGEMENT_BRIDGE_DATABASE", directory.join("bridge.db"));
+        Self::spawn(command, graph, flags).await
+    }
+
+    /// Starts it on the PostgreSQL at `url`, as one of the replicas that have this master key.
+    pub(crate) async fn start_on(url: &str, key: &MasterKey, graph: &str, flags: &[&str]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_engagement-bridge"));
+        command.env_clear().env("ENGAGEMENT_BRIDGE_DATABASE", url);
+        command.env("ENGAGEMENT_BRIDGE_MASTER_KEY", key.expose().as_str());
+        Self::spawn(command, graph, flags).await
+    }
+
+    async fn spawn(mut command: Command, graph: &str, flags: &[&str]) -> Self {
+        command.arg("serve").env("ENGAGEMENT_BRIDGE_ADMIN_KEY", ADMIN_KEY);
         command.args(["--listen", "127.0.0.1:0", "--log-format", "json"]);
         command.args(["--graph-root", graph, "--login-root", graph]);
         command.args(["--allow-http-callbacks", "--allow-callback-cidr", "127.0.0.0/8"]);

@@ -44,6 +44,7 @@
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
+    clippy::panic,
     clippy::print_stdout,
     clippy::print_stderr,
     clippy::cast_precision_loss,
@@ -53,7 +54,11 @@
 
 mod bridge;
 mod caller;
+#[path = "../../tests/it/support/postgres.rs"]
+#[expect(dead_code, reason = "tests need more of it")]
+mod cluster;
 mod floor;
+mod postgres;
 mod sink;
 mod soak;
 mod storage;
@@ -116,13 +121,16 @@ async fn main() {
 
 type Measure = for<'a> fn(&'a mut Table) -> futures_util::future::BoxFuture<'a, ()>;
 
-const PARTS: [(&str, Measure); 6] = [
+const PARTS: [(&str, Measure); 9] = [
     ("floor", |table| Box::pin(floor::measure(table))),
     ("registrations", |table| Box::pin(work::registrations(table))),
     ("lives", |table| Box::pin(work::lives(table))),
     ("draining", |table| Box::pin(work::draining(table))),
     ("latency", |table| Box::pin(work::latency(table))),
     ("storage", |table| Box::pin(storage::measure(table))),
+    ("postgres-floor", |table| Box::pin(postgres::floor(table))),
+    ("postgres-replicas", |table| Box::pin(postgres::replicas(table))),
+    ("postgres-growth", |table| Box::pin(postgres::growth(table))),
 ];
 
 /// A number with its thousands apart.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -34,6 +34,8 @@ struct Shared {
     /// When the first callback for each client state came.
     arrived: Mutex<HashMap<String, Instant>>,
     notes_arrivals: AtomicBool,
+    /// How long it thinks before each answer, in milliseconds.
+    thinks_for: AtomicU64,
     /// How long each callback had been owed when it came, since somebody last asked.
     lags: Mutex<Vec<Duration>>,
 }
@@ -82,6 +84,11 @@ impl Sink {
         self.shared.asks_for_patience.store(asks, Ordering::SeqCst);
     }
 
+    pub(crate) fn think_for(&self, span: Duration) {
+        let millis = u64::try_from(span.as_millis()).unwrap();
+        self.shared.thinks_for.store(millis, Ordering::SeqCst);
+    }
+
     pub(crate) fn note_arrivals(&self) {
         self.shared.notes_arrivals.store(true, Ordering::SeqCst);
     }
@@ -101,6 +108,10 @@ async fn take(
 ) -> Result<Response<Empty<Bytes>>, Infallible> {
     let now = Instant::now();
     let body = request.into_body().collect().await.unwrap().to_bytes();
+    match shared.thinks_for.load(Ordering::SeqCst) {
+        0 => {}
+        millis => tokio::time::sleep(Duration::from_millis(millis)).await,
+    }
     if shared.asks_for_patience.load(Ordering::SeqCst) {
         let answer = Response::builder().status(503).header("retry-after", PATIENCE);
         return Ok(answer.body(Empty::new()).unwrap());

@@ -55,11 +55,11 @@ pub(crate) async fn measure(table: &mut Table, minutes: u64) {
         table.add(what, format!("{} at the most {} {unit}", line(&values), grouped(most)));
     }
     check(&samples);
-    bench.bridge.stop().await;
+    bench.stop().await;
 }
 
 async fn load(bench: &Bench) {
-    let mut connection = Connection::open(bench.bridge.address).await;
+    let mut connection = Connection::open(bench.bridges[0].address).await;
     let mut pace = tokio::time::interval(Duration::from_millis(1_000 / PACE));
     loop {
         for body in bench.registrations(
@@ -86,10 +86,10 @@ async fn watch(bench: &Bench, minutes: u64) -> Vec<Sample> {
         let mut lags = bench.sink.take_lags();
         lags.sort_unstable();
         let sample = Sample {
-            resident: bench.bridge.resident(),
+            resident: bench.bridges[0].resident(),
             database: size("bridge.db"),
             log: size("bridge.db-wal"),
-            descriptors: bench.bridge.descriptors(),
+            descriptors: bench.bridges[0].descriptors(),
             lag: if lags.is_empty() { Duration::ZERO } else { percentile(&lags, 99) },
         };
         eprintln!(

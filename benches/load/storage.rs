@@ -1,7 +1,6 @@
 //! What tracked operations cost while nothing happens: memory, disk, and a claim among them.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use engagement_bridge::clock::{Clock as _, SystemClock};
@@ -10,14 +9,18 @@ use engagement_bridge::lane;
 use engagement_bridge::operation::{self, OperationId};
 use engagement_bridge::provision::add_caller;
 use engagement_bridge::store::sqlite::SqliteStore;
-use engagement_bridge::store::{Registration, Store};
+use engagement_bridge::store::{Directory, Registration, Store};
 use engagement_bridge::vault::{MasterKey, Vault};
+use futures_util::{StreamExt as _, stream};
 
 use crate::bridge::Bridge;
 use crate::{Table, grouped, percentile};
 
 const SIZES: [usize; 3] = [10_000, 20_000, 1_000_000];
 const PER_IDENTITY: usize = 8;
+/// How many registrations come in one call, and how many calls at a time.
+const IN_A_CALL: usize = 500;
+const CALLS: usize = 4;
 /// With a cache that is cold, as after a start, and then with one that is warm.
 const COLD_CLAIMS: usize = 250;
 const WARM_UP: usize = 250;
@@ -30,7 +33,7 @@ pub(crate) async fn measure(table: &mut Table) {
         let key = MasterKey::generate().unwrap();
         std::fs::write(directory.path().join("bridge.db.master-key"), key.expose().as_bytes())
             .unwrap();
-        fill(directory.path(), &key, size).await;
+        fill(&open(directory.path(), &key), size).await;
         let bytes = std::fs::metadata(directory.path().join("bridge.db")).unwrap().len();
         let count = grouped(size as f64);
         table.add(
@@ -55,19 +58,11 @@ pub(crate) async fn measure(table: &mut Table) {
         );
         bridge.stop().await;
 
-        let took = claims(directory.path(), &key).await;
+        let store = open(directory.path(), &key);
+        let took = claims(&store, 8, COLD_CLAIMS + WARM_UP + WARM_CLAIMS).await;
         let (cold, warm) = (&took[..COLD_CLAIMS], &took[COLD_CLAIMS + WARM_UP..]);
         for (when, took) in [("after a start", cold), ("from then on", warm)] {
-            let mut took = took.to_vec();
-            took.sort_unstable();
-            table.add(
-                format!("a claim of 8 polls among {count}, {when}"),
-                format!(
-                    "p50 {:.2} ms, p99 {:.2} ms",
-                    percentile(&took, 50).as_secs_f64() * 1_000.0,
-                    percentile(&took, 99).as_secs_f64() * 1_000.0
-                ),
-            );
+            table.add(format!("a claim of 8 polls among {count}, {when}"), spread(took));
         }
     }
 }
@@ -77,36 +72,40 @@ fn open(directory: &Path, key: &MasterKey) -> SqliteStore {
     SqliteStore::open(&path, Vault::new(key), lane::Policy::default()).unwrap()
 }
 
-/// Registers so many operations, of which none is due for ten hours.
-async fn fill(directory: &Path, key: &MasterKey, size: usize) {
-    let store = open(directory, key);
+/// Adds a caller, and registers so many operations of its, none of which is due for ten hours.
+pub(crate) async fn fill<S: Store + Directory>(store: &S, size: usize) {
     let now = SystemClock.now();
     let name: engagement_bridge::store::CallerName = "bench".parse().unwrap();
-    add_caller(&store, name.clone(), now).await.unwrap();
+    add_caller(store, name.clone(), now).await.unwrap();
     let mut policy = operation::Policy::default();
     policy.cadence.first_poll_after = Duration::from_hours(10);
     let deadline = now + Duration::from_hours(24);
     let millis = u128::try_from(now.as_millisecond()).unwrap();
-    for first in (0..size).step_by(500) {
-        let registrations = (first..size.min(first + 500)).map(|number| {
-            let id = OperationId(millis << 80 | number as u128);
-            Registration {
-                operation: operation::register(&policy, id, now, deadline),
-                caller: name.clone(),
-                reference: Reference { version: ApiVersion::V1, id: graph_id(number) },
-                credential: Credential::Token(AccessToken {
-                    // Tokens of Entra are about as long.
-                    secret: format!("{:x<1500}", number / PER_IDENTITY).into(),
-                    expires_at: deadline,
-                }),
-                callback_url: "https://app.example.com/hooks/engage".to_owned(),
-                callback_origin: "https://app.example.com:443".to_owned(),
-                client_state: Some(format!("order-{number}")),
-                idempotency: None,
-                live_limit: u64::MAX >> 1,
-            }
-        });
-        store.register(registrations.collect()).await.unwrap();
+    let registration = |number: usize| {
+        let id = OperationId(millis << 80 | number as u128);
+        Registration {
+            operation: operation::register(&policy, id, now, deadline),
+            caller: name.clone(),
+            reference: Reference { version: ApiVersion::V1, id: graph_id(number) },
+            credential: Credential::Token(AccessToken {
+                // Tokens of Entra are about as long.
+                secret: format!("{:x<1500}", number / PER_IDENTITY).into(),
+                expires_at: deadline,
+            }),
+            callback_url: "https://app.example.com/hooks/engage".to_owned(),
+            callback_origin: "https://app.example.com:443".to_owned(),
+            client_state: Some(format!("order-{number}")),
+            idempotency: None,
+            live_limit: u64::MAX >> 1,
+        }
+    };
+    let calls = (0..size).step_by(IN_A_CALL).map(|first| {
+        let registrations = (first..size.min(first + IN_A_CALL)).map(registration).collect();
+        store.register(registrations)
+    });
+    let mut registering = stream::iter(calls).buffer_unordered(CALLS);
+    while let Some(registered) = registering.next().await {
+        registered.unwrap();
     }
 }
 
@@ -115,17 +114,24 @@ fn graph_id(number: usize) -> String {
     format!("{number:A>142}")
 }
 
-/// How long claims take once all is due, in order.
-async fn claims(directory: &Path, key: &MasterKey) -> Vec<Duration> {
-    let store = Arc::new(open(directory, key));
+/// How long each of so many claims takes once all is due, in order.
+pub(crate) async fn claims(store: &dyn Store, hands: usize, count: usize) -> Vec<Duration> {
     let mut now = SystemClock.now() + Duration::from_hours(12);
-    let mut took = Vec::new();
-    for _ in 0..COLD_CLAIMS + WARM_UP + WARM_CLAIMS {
+    let mut took = Vec::with_capacity(count);
+    for _ in 0..count {
         now += Duration::from_millis(1);
         let began = Instant::now();
-        let claimed = store.claim(now, Duration::from_secs(90), 8).await.unwrap();
+        let claimed = store.claim(now, Duration::from_secs(90), hands).await.unwrap();
         took.push(began.elapsed());
-        assert_eq!(claimed.len(), 8);
+        assert_eq!(claimed.len(), hands);
     }
     took
+}
+
+/// How long most of them took.
+pub(crate) fn spread(took: &[Duration]) -> String {
+    let mut took = took.to_vec();
+    took.sort_unstable();
+    let millis = |hundredths| percentile(&took, hundredths).as_secs_f64() * 1_000.0;
+    format!("p50 {:.2} ms, p99 {:.2} ms", millis(50), millis(99))
 }

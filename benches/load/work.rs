@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use engagement_bridge::clock::SystemClock;
 use engagement_bridge::sandbox::{Options, Sandbox, Script, Version};
+use engagement_bridge::vault::MasterKey;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::json;
 use tempfile::TempDir;
@@ -18,7 +19,7 @@ use crate::sink::Sink;
 use crate::{Table, grouped, percentile};
 
 /// Operations whose whole lives are measured, and callbacks that are drained.
-const MANY: usize = 20_000;
+pub(crate) const MANY: usize = 20_000;
 
 /// Operations of one identity; its budget is eight polls in 30 s of Graph's time.
 const PER_IDENTITY: usize = 8;
@@ -32,21 +33,50 @@ const PATIENCE: Duration = Duration::from_mins(3);
 pub(crate) struct Bench {
     pub(crate) sandbox: Sandbox,
     pub(crate) sink: Sink,
-    pub(crate) bridge: Bridge,
+    /// One, or replicas on one database.
+    pub(crate) bridges: Vec<Bridge>,
     pub(crate) key: SecretString,
     pub(crate) directory: TempDir,
 }
 
 impl Bench {
+    /// With one bridge on a database file.
     pub(crate) async fn set_up(flags: &[&str]) -> Self {
+        Self::set_up_on(None, flags).await
+    }
+
+    /// With replicas on the PostgreSQL at a URL, or without one.
+    pub(crate) async fn set_up_on(postgres: Option<(&str, usize)>, flags: &[&str]) -> Self {
         // As much faster as the bridge is told to poll below.
         let options = Options { speed: 310.0, ..Options::default() };
         let sandbox = Sandbox::start(options, Arc::new(SystemClock)).await.unwrap();
         let (sink, directory) = (Sink::start().await, tempfile::tempdir().unwrap());
         let flags = [&["--min-poll-interval", "100ms"][..], flags].concat();
-        let bridge = Bridge::start(directory.path(), sandbox.root(), &flags).await;
-        let key = bridge.add_caller("bench").await;
-        Self { sandbox, sink, bridge, key, directory }
+        let mut bridges = Vec::new();
+        match postgres {
+            None => {
+                bridges.push(Bridge::start(directory.path(), sandbox.root(), &flags).await);
+            }
+            Some((url, replicas)) => {
+                let key = MasterKey::generate().unwrap();
+                for _ in 0..replicas {
+                    bridges.push(Bridge::start_on(url, &key, sandbox.root(), &flags).await);
+                }
+            }
+        }
+        let key = bridges[0].add_caller("bench").await;
+        Self { sandbox, sink, bridges, key, directory }
+    }
+
+    /// The processor time of all bridges together.
+    fn processor_time(&self) -> Duration {
+        self.bridges.iter().map(Bridge::processor_time).sum()
+    }
+
+    pub(crate) async fn stop(self) {
+        for bridge in self.bridges {
+            bridge.stop().await;
+        }
     }
 
     /// Bodies of registrations, of operations that follow `script` at Graph.
@@ -89,9 +119,9 @@ impl Bench {
         let (bodies, next) = (Arc::new(bodies), Arc::new(AtomicUsize::new(0)));
         let mut callers = JoinSet::new();
         let began = Instant::now();
-        for _ in 0..connections {
+        for bridge in self.bridges.iter().cycle().take(connections) {
             let (bodies, next) = (Arc::clone(&bodies), Arc::clone(&next));
-            let (key, address) = (self.key.clone(), self.bridge.address);
+            let (key, address) = (self.key.clone(), bridge.address);
             callers.spawn(async move {
                 let mut connection = Connection::open(address).await;
                 let mut took = Vec::new();
@@ -125,77 +155,89 @@ fn millis(span: Duration) -> String {
     format!("{:.1} ms", span.as_secs_f64() * 1_000.0)
 }
 
+/// No poll falls due meanwhile.
+pub(crate) const NO_POLLS: &[&str] = &["--first-poll-after", "1h", "--max-poll-interval", "1h"];
+
 pub(crate) async fn registrations(table: &mut Table) {
-    // No poll falls due meanwhile.
-    let bench = Bench::set_up(&["--first-poll-after", "1h", "--max-poll-interval", "1h"]).await;
+    let bench = Bench::set_up(NO_POLLS).await;
     for (connections, count) in [(1, 4_000), (32, 40_000), (128, 60_000)] {
-        let bodies = bench.registrations(count, &json!([{ "status": "running" }]));
-        let before = bench.bridge.processor_time();
-        let (took, in_all) = bench.register(bodies, connections).await;
-        let used = bench.bridge.processor_time().saturating_sub(before);
-        let rate = count as f64 / in_all.as_secs_f64();
-        table.add(
-            format!("registrations at {connections} connections"),
-            format!(
-                "{}/s, p50 {}, p99 {}, {:.3} CPU-s per 1,000",
-                grouped(rate),
-                millis(percentile(&took, 50)),
-                millis(percentile(&took, 99)),
-                used.as_secs_f64() * 1_000.0 / count as f64
-            ),
-        );
+        let what = format!("registrations at {connections} connections");
+        table.add(what, registering(&bench, connections, count).await);
     }
-    bench.bridge.stop().await;
+    bench.stop().await;
+}
+
+/// How fast so many registrations are taken that come over so many connections.
+pub(crate) async fn registering(bench: &Bench, connections: usize, count: usize) -> String {
+    let bodies = bench.registrations(count, &json!([{ "status": "running" }]));
+    let before = bench.processor_time();
+    let (took, in_all) = bench.register(bodies, connections).await;
+    let used = bench.processor_time().saturating_sub(before);
+    format!(
+        "{}/s, p50 {}, p99 {}, {:.3} CPU-s per 1,000",
+        grouped(count as f64 / in_all.as_secs_f64()),
+        millis(percentile(&took, 50)),
+        millis(percentile(&took, 99)),
+        used.as_secs_f64() * 1_000.0 / count as f64
+    )
 }
 
 pub(crate) async fn lives(table: &mut Table) {
     let bench = Bench::set_up(&[]).await;
-    let bodies = bench.registrations(MANY, &json!([{ "status": "succeeded" }]));
-    let (before, began) = (bench.bridge.processor_time(), Instant::now());
+    let what = format!("whole lives of {} operations", grouped(MANY as f64));
+    table.add(what, living(&bench, MANY).await);
+    bench.stop().await;
+}
+
+/// How fast so many operations are registered, polled and called back.
+pub(crate) async fn living(bench: &Bench, count: usize) -> String {
+    let bodies = bench.registrations(count, &json!([{ "status": "succeeded" }]));
+    let (before, first, began) = (bench.processor_time(), bench.sink.taken(), Instant::now());
     bench.register(bodies, 32).await;
-    bench.taken(MANY).await;
+    bench.taken(first + count).await;
     let in_all = began.elapsed();
-    let used = bench.bridge.processor_time().saturating_sub(before);
-    table.add(
-        format!("whole lives of {} operations", grouped(MANY as f64)),
-        format!(
-            "{}/s, {:.3} CPU-s per 1,000",
-            grouped(MANY as f64 / in_all.as_secs_f64()),
-            used.as_secs_f64() * 1_000.0 / MANY as f64
-        ),
-    );
-    bench.bridge.stop().await;
+    let used = bench.processor_time().saturating_sub(before);
+    format!(
+        "{}/s, {:.3} CPU-s per 1,000",
+        grouped(count as f64 / in_all.as_secs_f64()),
+        used.as_secs_f64() * 1_000.0 / count as f64
+    )
 }
 
 pub(crate) async fn draining(table: &mut Table) {
     let bench = Bench::set_up(&[]).await;
+    table.add(
+        format!("callbacks while draining {} owed to {RECEIVERS} receivers", grouped(MANY as f64)),
+        draining_of(&bench, MANY).await,
+    );
+    bench.stop().await;
+}
+
+/// How fast so many callbacks leave that are all owed when their receivers come back. Once in the
+/// life of a bench.
+pub(crate) async fn draining_of(bench: &Bench, count: usize) -> String {
     bench.sink.ask_for_patience(true);
-    let bodies = bench.registrations(MANY, &json!([{ "status": "succeeded" }]));
+    let bodies = bench.registrations(count, &json!([{ "status": "succeeded" }]));
     bench.register(bodies, 32).await;
     // All are owed once each has been polled, and their lanes rest for as long as the sink asked.
     let began = Instant::now();
     let mut glance = tokio::time::interval(Duration::from_millis(50));
-    while bench.sandbox.record().len() < MANY {
+    while bench.sandbox.record().len() < count {
         assert!(began.elapsed() < PATIENCE, "only {} were polled", bench.sandbox.record().len());
         glance.tick().await;
     }
     bench.sink.ask_for_patience(false);
     bench.taken(1).await;
-    let (before, first, began) =
-        (bench.bridge.processor_time(), bench.sink.taken(), Instant::now());
-    bench.taken(MANY).await;
+    let (before, first, began) = (bench.processor_time(), bench.sink.taken(), Instant::now());
+    bench.taken(count).await;
     let in_all = began.elapsed();
-    let used = bench.bridge.processor_time().saturating_sub(before);
-    let count = (MANY - first) as f64;
-    table.add(
-        format!("callbacks while draining {} owed to {RECEIVERS} receivers", grouped(MANY as f64)),
-        format!(
-            "{}/s, {:.3} CPU-s per 1,000",
-            grouped(count / in_all.as_secs_f64()),
-            used.as_secs_f64() * 1_000.0 / count
-        ),
-    );
-    bench.bridge.stop().await;
+    let used = bench.processor_time().saturating_sub(before);
+    let count = (count - first) as f64;
+    format!(
+        "{}/s, {:.3} CPU-s per 1,000",
+        grouped(count / in_all.as_secs_f64()),
+        used.as_secs_f64() * 1_000.0 / count
+    )
 }
 
 /// From when the final answer left Graph to when the callback arrived.
@@ -220,7 +262,7 @@ async fn news(load: Option<usize>) -> Vec<Duration> {
     let bodies = bench.registrations(NEWS, &json!([{ "status": "succeeded" }]));
     let (start, started_ms) = (Instant::now(), now_ms());
     let registering = async {
-        let mut connection = Connection::open(bench.bridge.address).await;
+        let mut connection = Connection::open(bench.bridges[0].address).await;
         let mut pace = tokio::time::interval(Duration::from_millis(100));
         for body in &bodies {
             pace.tick().await;
