@@ -57,6 +57,7 @@ mod caller;
 #[path = "../../tests/it/support/postgres.rs"]
 #[expect(dead_code, reason = "tests need more of it")]
 mod cluster;
+mod fairness;
 mod floor;
 mod postgres;
 mod sink;
@@ -121,12 +122,13 @@ async fn main() {
 
 type Measure = for<'a> fn(&'a mut Table) -> futures_util::future::BoxFuture<'a, ()>;
 
-const PARTS: [(&str, Measure); 9] = [
+const PARTS: [(&str, Measure); 10] = [
     ("floor", |table| Box::pin(floor::measure(table))),
     ("registrations", |table| Box::pin(work::registrations(table))),
     ("lives", |table| Box::pin(work::lives(table))),
     ("draining", |table| Box::pin(work::draining(table))),
     ("latency", |table| Box::pin(work::latency(table))),
+    ("fairness", |table| Box::pin(fairness::measure(table))),
     ("storage", |table| Box::pin(storage::measure(table))),
     ("postgres-floor", |table| Box::pin(postgres::floor(table))),
     ("postgres-replicas", |table| Box::pin(postgres::replicas(table))),

@@ -79,15 +79,35 @@ impl Bench {
         }
     }
 
+    /// Kills all bridges, whatever they are at.
+    pub(crate) fn abandon(self) {
+        drop(self.bridges);
+    }
+
     /// Bodies of registrations, of operations that follow `script` at Graph.
     pub(crate) fn registrations(&self, count: usize, script: &serde_json::Value) -> Vec<String> {
-        self.registrations_of(PER_IDENTITY, count, script)
+        self.registrations_of(PER_IDENTITY, &self.receivers(), count, script)
+    }
+
+    /// The same, for one of these callback URLs after the other.
+    pub(crate) fn registrations_to(
+        &self,
+        urls: &[String],
+        count: usize,
+        script: &serde_json::Value,
+    ) -> Vec<String> {
+        self.registrations_of(PER_IDENTITY, urls, count, script)
+    }
+
+    fn receivers(&self) -> Vec<String> {
+        (0..RECEIVERS).map(|receiver| self.sink.url(receiver)).collect()
     }
 
     /// The same, with so many operations of one identity.
     fn registrations_of(
         &self,
         per_identity: usize,
+        urls: &[String],
         count: usize,
         script: &serde_json::Value,
     ) -> Vec<String> {
@@ -104,7 +124,7 @@ impl Bench {
             let created = self.sandbox.create(Version::V1, script.clone()).unwrap();
             let body = json!({
                 "operation": created.location,
-                "callbackUrl": self.sink.url(number % RECEIVERS),
+                "callbackUrl": urls[number % urls.len()],
                 "clientState": number.to_string(),
                 "accessToken": token,
                 "expiresIn": 7_000,
@@ -141,7 +161,7 @@ impl Bench {
     }
 
     /// Waits until the sink has taken so many.
-    async fn taken(&self, count: usize) {
+    pub(crate) async fn taken(&self, count: usize) {
         let began = Instant::now();
         let mut glance = tokio::time::interval(Duration::from_millis(1));
         while self.sink.taken() < count {
@@ -277,7 +297,7 @@ async fn news(load: Option<usize>) -> Vec<Duration> {
             // More than can be registered meanwhile. They are one identity's, whose budget lets few
             // of them be polled, so that it is registrations that make the load.
             let running = json!([{ "status": "running" }]);
-            let endless = bench.registrations_of(usize::MAX, 400_000, &running);
+            let endless = bench.registrations_of(usize::MAX, &bench.receivers(), 400_000, &running);
             tokio::select! {
                 () = registering => {}
                 _ = bench.register(endless, connections) => panic!("the load ended early"),
