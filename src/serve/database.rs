@@ -108,10 +108,15 @@ impl Opened {
 }
 
 async fn watch(store: &PostgresStore, clock: &SharedClock) {
+    let mut is_out_of_sight = false;
     loop {
-        // Without an answer, time goes on as it did.
-        let sleep = clock.look(store).await.unwrap_or(LOOK_EVERY);
-        tokio::time::sleep(sleep).await;
+        let looked = clock.look(store).await;
+        // Without an answer, time goes on as it did. Said once, for whoever claims says so anyway.
+        if let (Err(error), false) = (&looked, is_out_of_sight) {
+            tracing::warn!(error = %error.in_full(), "cannot look at the clock of the database");
+        }
+        is_out_of_sight = looked.is_err();
+        tokio::time::sleep(looked.unwrap_or(LOOK_EVERY)).await;
     }
 }
 

@@ -18,6 +18,7 @@ use futures_util::future::join_all;
 use jiff::SignedDuration;
 use tokio::task;
 use tokio_postgres::NoTls;
+use tokio_util::sync::CancellationToken;
 
 use crate::contract::{LEASE, polled};
 use crate::support::postgres::{self, Server};
@@ -272,4 +273,33 @@ async fn nobody_claims_by_a_time_that_is_not_the_shared_one_on_postgres() {
     let other = SharedClock::start(&*two.other).await.unwrap().unwrap();
     let apart = clock.now().duration_since(other.now()).abs();
     assert!(apart < SignedDuration::from_secs(1), "{apart}");
+}
+
+/// Or each replica that starts would think that nobody has watched the clock before it.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_starts_beside_others_learns_that_they_watch_the_clock_on_postgres() {
+    let two = Two::start().await;
+    let (here, there) = (
+        SharedClock::start(&*two.one).await.unwrap().unwrap(),
+        SharedClock::start(&*two.other).await.unwrap().unwrap(),
+    );
+    assert!(!there.is_kept_by_others(&*two.other).await.unwrap(), "nobody is there yet");
+
+    let stop = CancellationToken::new();
+    let mut present = task::JoinSet::new();
+    present.spawn(Arc::clone(&two.one).attend(|| {}, stop.clone()));
+    let watch = async {
+        loop {
+            let wait = here.look(&*two.one).await.unwrap();
+            tokio::time::sleep(wait).await;
+        }
+    };
+    // It is not there until it has connected.
+    let learn = async { while !there.is_kept_by_others(&*two.other).await.unwrap() {} };
+    tokio::select! {
+        () = watch => unreachable!("it goes on"),
+        learned = tokio::time::timeout(seconds(10), learn) => learned.expect("nobody says so"),
+    }
+    stop.cancel();
+    present.join_all().await;
 }

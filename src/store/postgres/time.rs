@@ -74,7 +74,7 @@ impl Keeper for PostgresStore {
 
     async fn confirm(&self, course: Course, wall: Timestamp) -> Result<(), StoreError> {
         let sql = "UPDATE planning_clock SET confirmed_at = $3 WHERE since = $1 AND ahead = $2 \
-            AND (confirmed_at IS NULL OR confirmed_at NOT BETWEEN $3 - $4 AND $3)";
+            AND (confirmed_at IS NULL OR confirmed_at NOT BETWEEN $3::bigint - $4::bigint AND $3)";
         let (since, ahead) = numbers(course);
         let wall = wall.as_millisecond();
         let params = [&since, &ahead, &wall, &CONFIRMED_FOR];

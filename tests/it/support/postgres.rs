@@ -113,7 +113,7 @@ impl Deref for Cluster {
 
 impl Cluster {
     pub(crate) fn start(fsync: Fsync) -> Self {
-        Supervisor::spawn(&[fsync.setting()], &[]).start()
+        Self::start_with(&[fsync.setting()])
     }
 
     /// With these settings of the server's, each as `name=value`.

@@ -25,7 +25,7 @@ const TO_COMMIT: i64 = 1_000;
 const TO_RECOVER: i64 = 5_000;
 
 /// For so long the database lets a replica hold locks that has stopped in the middle of something.
-const LOCKED: i64 = 20_000;
+const LOCKED: i64 = 5_000;
 
 /// A stretch of time, in milliseconds since 1970.
 type Span = (i64, i64);
