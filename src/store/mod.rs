@@ -44,9 +44,9 @@ use crate::operation::OperationId;
 
 pub use records::{
     Amended, Amendment, ApiKey, Attempt, CallbackFilter, CallerName, Change, Claim, Claimed,
-    Commit, Committed, ConnectionSummary, Idempotency, Identity, InvalidName, KeyDigest, Notice,
-    OperationFilter, OwedCallback, Page, Registered, Registration, SigningSecretSummary, Step,
-    StoredCallback, Tracked, Work,
+    Commit, Committed, ConnectionSummary, Forgotten, Idempotency, Identity, InvalidName, KeyDigest,
+    Notice, OperationFilter, OwedCallback, Page, Registered, Registration, SigningSecretSummary,
+    Step, StoredCallback, Tracked, Work,
 };
 
 /// Keeps operations and callbacks, and hands out the right to take their next steps.
@@ -121,16 +121,19 @@ pub trait Store: Send + Sync {
     /// The latest `limit` attempts of a callback, oldest first.
     async fn attempts(&self, id: CallbackId, limit: u32) -> Result<Vec<Attempt>, StoreError>;
 
-    /// Forgets up to `limit` operations that came to rest, with all their callbacks, before
-    /// `before`; then idempotency keys first used before `keys_before`, and lanes on which nothing
-    /// waits and nothing counts any more at `now`. Answers how many operations it forgot.
+    /// Forgets up to `limit` of each of these: operations that came to rest, with all their
+    /// callbacks, before `before`; idempotency keys first used before `keys_before`; and lanes on
+    /// which nothing waits and nothing counts any more at `now`.
+    ///
+    /// Whoever repeats it for as long as there is more has had all of them forgotten, whatever else
+    /// is kept; but for lanes that no claim has found empty yet.
     async fn forget(
         &self,
         before: Timestamp,
         keys_before: Timestamp,
         now: Timestamp,
         limit: u32,
-    ) -> Result<u32, StoreError>;
+    ) -> Result<Forgotten, StoreError>;
 }
 
 /// Keeps callers and what belongs to them: API keys, signing secrets, connections.

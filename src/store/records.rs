@@ -239,6 +239,15 @@ pub struct Attempt {
     pub answer: Bytes,
 }
 
+/// What came of forgetting a batch.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Forgotten {
+    /// How many operations are gone.
+    pub operations: u32,
+    /// Whether there may be more to forget, of whatever kind.
+    pub more: bool,
+}
+
 /// The SHA-256 of an API key. Keys have 192 bits of chance in them, so a plain digest does.
 #[derive(Clone, Copy, Eq, Hash, PartialEq)]
 pub struct KeyDigest(pub [u8; 32]);

@@ -69,8 +69,8 @@ async fn round(
         let operations = before(now, retention.operations);
         let keys = before(now, retention.idempotency_keys);
         let forgotten = store.forget(operations, keys, now, BATCH).await?;
-        total += u64::from(forgotten);
-        if forgotten < BATCH {
+        total += u64::from(forgotten.operations);
+        if !forgotten.more {
             return Ok(total);
         }
         tokio::time::sleep(BETWEEN_BATCHES).await;

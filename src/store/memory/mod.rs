@@ -14,8 +14,8 @@ use jiff::Timestamp;
 use self::directory::Caller;
 use super::{
     Amended, Amendment, Attempt, CallbackFilter, CallerName, Change, Claim, Claimed, Commit,
-    Committed, Identity, Message, Notice, OperationFilter, OwedCallback, Page, Registered,
-    Registration, Step, Store, StoreError, StoredCallback, Tracked, Work,
+    Committed, Forgotten, Identity, Message, Notice, OperationFilter, OwedCallback, Page,
+    Registered, Registration, Step, Store, StoreError, StoredCallback, Tracked, Work,
 };
 use crate::callback::CallbackId;
 use crate::graph::{AccessToken, Credential};
@@ -515,9 +515,9 @@ impl Store for MemoryStore {
         keys_before: Timestamp,
         now: Timestamp,
         limit: u32,
-    ) -> Result<u32, StoreError> {
-        let mut rows = self.rows();
-        let forgotten: Vec<OperationId> = rows
+    ) -> Result<Forgotten, StoreError> {
+        let (mut rows, most) = (self.rows(), limit as usize);
+        let operations: Vec<OperationId> = rows
             .operations
             .values()
             .filter(|row| row.tracked.operation.rested_before(before))
@@ -528,17 +528,23 @@ impl Store for MemoryStore {
                     .filter(|row| row.stored.callback.id.operation == *id)
                     .all(|row| row.stored.callback.state.rested_at().is_some_and(|at| at < before))
             })
-            .take(limit as usize)
+            .take(most)
             .collect();
-        rows.operations.retain(|id, _| !forgotten.contains(id));
-        rows.callbacks.retain(|id, _| !forgotten.contains(&id.operation));
-        rows.idempotency.retain(|_, row| keys_before <= row.first_used_at);
+        rows.operations.retain(|id, _| !operations.contains(id));
+        rows.callbacks.retain(|id, _| !operations.contains(&id.operation));
+        let is_old = |row: &IdempotencyRow| row.first_used_at < keys_before;
+        let keys = rows.idempotency.extract_if(.., |_, row| is_old(row)).take(most).count();
         let used: std::collections::BTreeSet<LaneName> = rows
             .agendas()
             .filter(|(_, _, agenda)| *agenda != Agenda::default())
             .map(|(_, lane, _)| lane.clone())
             .collect();
-        rows.lanes.retain(|name, row| used.contains(name) || !row.lane.is_forgettable(now));
-        Ok(u32::try_from(forgotten.len()).unwrap_or(u32::MAX))
+        let is_unused =
+            |name: &LaneName, row: &LaneRow| !used.contains(name) && row.lane.is_forgettable(now);
+        let lanes = rows.lanes.extract_if(.., |name, row| is_unused(name, row)).take(most).count();
+        Ok(Forgotten {
+            operations: u32::try_from(operations.len()).unwrap_or(u32::MAX),
+            more: [operations.len(), keys, lanes].contains(&most),
+        })
     }
 }

@@ -27,6 +27,7 @@ mod steps;
 mod time;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -47,7 +48,7 @@ use self::time::SharedTime;
 use super::columns::Fields as _;
 use super::sealed::{CHECK, CHECK_PLACE};
 use super::{
-    Amended, Amendment, Attempt, CallbackFilter, CallerName, Claimed, Commit, Committed,
+    Amended, Amendment, Attempt, CallbackFilter, CallerName, Claimed, Commit, Committed, Forgotten,
     OperationFilter, Page, Registered, Registration, Store, StoreError, StoredCallback, Tracked,
 };
 use crate::callback::CallbackId;
@@ -69,6 +70,9 @@ pub struct PostgresStore {
     known: Arc<KnownDirectory>,
     vault: Arc<Vault>,
     policy: Arc<lane::Policy>,
+    /// The lane after which the next batch of forgetting goes on, so that a round of them comes by
+    /// each.
+    lanes_forgotten_to: AtomicI64,
     replicas: Replicas,
     time: SharedTime,
 }
@@ -114,6 +118,7 @@ impl PostgresStore {
             known: Arc::default(),
             vault,
             policy,
+            lanes_forgotten_to: AtomicI64::default(),
             time: SharedTime::default(),
         })
     }
@@ -260,13 +265,18 @@ impl Store for PostgresStore {
         keys_before: Timestamp,
         now: Timestamp,
         limit: u32,
-    ) -> Result<u32, StoreError> {
+    ) -> Result<Forgotten, StoreError> {
+        let last = self.lanes_forgotten_to.load(Ordering::Relaxed);
         let forget = work(move |transaction| {
-            Box::pin(
-                async move { steps::forget(transaction, before, keys_before, now, limit).await },
-            )
+            Box::pin(async move {
+                let forgotten = steps::forget(transaction, before, keys_before, limit).await?;
+                let go_on_after = schedule::forget_lanes(transaction, now, last, limit).await?;
+                Ok((forgotten, go_on_after))
+            })
         });
-        self.database.transaction(forget).await
+        let (forgotten, go_on_after) = self.database.transaction(forget).await?;
+        self.lanes_forgotten_to.store(go_on_after.unwrap_or_default(), Ordering::Relaxed);
+        Ok(Forgotten { more: forgotten.more || go_on_after.is_some(), ..forgotten })
     }
 }
 

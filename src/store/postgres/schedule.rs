@@ -448,27 +448,34 @@ pub(super) async fn rest_graph_lanes(
     Ok(lanes.last().copied().filter(|_| lanes.len() == RESTED_AT_ONCE))
 }
 
-/// Forgets up to `limit` lanes on which nothing waits and nothing counts any more.
+/// Looks at lanes on which nothing waits, and forgets those on which nothing counts any more: up to
+/// `limit`, the first after `lane`, in the order of their numbers. Says which one was the last, if
+/// there may be more.
 pub(super) async fn forget_lanes(
     transaction: &Transaction<'_>,
     now: Timestamp,
+    lane: i64,
     limit: u32,
-) -> Result<(), StoreError> {
+) -> Result<Option<i64>, StoreError> {
     let doing = "forgetting lanes";
-    let sql = "SELECT * FROM lanes WHERE ready_at IS NULL ORDER BY served_at LIMIT $1 \
-        FOR UPDATE SKIP LOCKED";
-    let unused = rows(transaction, doing, sql, &[&i64::from(limit)]).await?;
-    let mut forgettable: Vec<i64> = Vec::new();
+    let sql = "SELECT * FROM lanes WHERE lane > $1 AND ready_at IS NULL \
+        AND NOT EXISTS (SELECT 1 FROM steps WHERE steps.lane = lanes.lane) \
+        ORDER BY lane LIMIT $2 FOR UPDATE SKIP LOCKED";
+    let unused = rows(transaction, doing, sql, &[&lane, &i64::from(limit)]).await?;
+    let (mut last, mut forgettable) = (None, Vec::new());
     for row in &unused {
         let columns = Columns { table: "lanes", row };
+        let number: i64 = columns.get("lane")?;
+        last = Some(number);
         if columns.lane()?.lane.is_forgettable(now) {
-            forgettable.push(columns.get("lane")?);
+            forgettable.push(number);
         }
     }
     // A statement of its own, which sees what was planned before the lock was ours.
     let sql = "DELETE FROM lanes WHERE lane = ANY($1) \
         AND NOT EXISTS (SELECT 1 FROM steps WHERE steps.lane = lanes.lane)";
-    rows(transaction, doing, sql, &[&forgettable]).await.map(drop)
+    rows(transaction, doing, sql, &[&forgettable]).await?;
+    Ok(last.filter(|_| unused.len() == limit as usize))
 }
 
 fn fresh_token() -> Result<u64, StoreError> {

@@ -22,8 +22,8 @@ use crate::operation::{Agenda, OperationId, after};
 use crate::store::columns::{CredentialColumns, Fields as _};
 use crate::store::sealed::{self, token_place};
 use crate::store::{
-    Amended, Amendment, CallerName, Change, Claim, Claimed, Commit, Committed, Identity, Message,
-    OwedCallback, Step, StoreError, Tracked, Work,
+    Amended, Amendment, CallerName, Change, Claim, Claimed, Commit, Committed, Forgotten, Identity,
+    Message, OwedCallback, Step, StoreError, Tracked, Work,
 };
 use crate::vault::Vault;
 
@@ -477,9 +477,8 @@ pub(super) async fn forget(
     transaction: &Transaction<'_>,
     before: Timestamp,
     keys_before: Timestamp,
-    now: Timestamp,
     limit: u32,
-) -> Result<u32, StoreError> {
+) -> Result<Forgotten, StoreError> {
     let doing = "forgetting operations";
     let (before, most) = (before.as_millisecond(), i64::from(limit));
     let at_rest = "NOT EXISTS (SELECT 1 FROM callbacks WHERE operation_id = operations.id \
@@ -496,12 +495,14 @@ pub(super) async fn forget(
     // Callbacks and attempts go with their operation.
     let sql =
         format!("DELETE FROM operations WHERE number = ANY($2) AND {at_rest} RETURNING number");
-    let forgotten = rows(transaction, doing, &sql, &[&before, &found]).await?;
+    let operations = rows(transaction, doing, &sql, &[&before, &found]).await?;
     let sql = "DELETE FROM idempotency_keys WHERE (caller, key) IN (SELECT caller, key \
         FROM idempotency_keys WHERE first_used_at < $1 \
-        ORDER BY caller, key LIMIT $2 FOR UPDATE SKIP LOCKED)";
-    let keys_before = keys_before.as_millisecond();
-    rows(transaction, "forgetting idempotency keys", sql, &[&keys_before, &most]).await?;
-    schedule::forget_lanes(transaction, now, limit).await?;
-    Ok(u32::try_from(forgotten.len()).unwrap_or(u32::MAX))
+        ORDER BY caller, key LIMIT $2 FOR UPDATE SKIP LOCKED) RETURNING 1";
+    let (doing, keys_before) = ("forgetting idempotency keys", keys_before.as_millisecond());
+    let keys = rows(transaction, doing, sql, &[&keys_before, &most]).await?;
+    Ok(Forgotten {
+        operations: u32::try_from(operations.len()).unwrap_or(u32::MAX),
+        more: [operations.len(), keys.len()].contains(&(limit as usize)),
+    })
 }

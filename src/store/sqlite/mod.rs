@@ -21,6 +21,7 @@ mod writer;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -35,7 +36,7 @@ use self::reader::Readers;
 use self::writer::Writer;
 use super::sealed::{CHECK, CHECK_PLACE};
 use super::{
-    Amended, Amendment, Attempt, CallbackFilter, CallerName, Claimed, Commit, Committed,
+    Amended, Amendment, Attempt, CallbackFilter, CallerName, Claimed, Commit, Committed, Forgotten,
     OperationFilter, Page, Registered, Registration, Store, StoreError, StoredCallback, Tracked,
 };
 use crate::callback::CallbackId;
@@ -55,6 +56,9 @@ pub struct SqliteStore {
     known: Arc<KnownDirectory>,
     vault: Vault,
     policy: lane::Policy,
+    /// The lane after which the next batch of forgetting goes on, so that a round of them comes by
+    /// each.
+    lanes_forgotten_to: AtomicI64,
     lock: Lock,
 }
 
@@ -120,7 +124,8 @@ impl SqliteStore {
         let damage = lock.opened().map_err(inaccessible)?;
         let writer = Writer::start(path, connection, damage.clone())?;
         let (readers, known) = (Readers::new(path, damage), Arc::default());
-        Ok(Self { writer, readers, known, vault, policy, lock })
+        let lanes_forgotten_to = AtomicI64::default();
+        Ok(Self { writer, readers, known, vault, policy, lanes_forgotten_to, lock })
     }
 
     /// Leaves word, for other commands on the same machine, of where this process can be asked.
@@ -317,15 +322,19 @@ impl Store for SqliteStore {
         keys_before: Timestamp,
         now: Timestamp,
         limit: u32,
-    ) -> Result<u32, StoreError> {
-        let find = move |database: &Connection| schedule::unused_lanes(database, limit);
+    ) -> Result<Forgotten, StoreError> {
+        let last = self.lanes_forgotten_to.load(Ordering::Relaxed);
+        let find = move |database: &Connection| schedule::unused_lanes(database, last, limit);
         let unused = self.readers.run(find).await?;
+        let go_on_after = unused.last().copied().filter(|_| unused.len() == limit as usize);
         let forget = move |database: &Connection| {
             let forgotten = steps::forget(database, before, keys_before, limit)?;
             schedule::forget_lanes(database, &unused, now)?;
             Ok(forgotten)
         };
-        self.writer.run(forget).await
+        let forgotten = self.writer.run(forget).await?;
+        self.lanes_forgotten_to.store(go_on_after.unwrap_or_default(), Ordering::Relaxed);
+        Ok(Forgotten { more: forgotten.more || go_on_after.is_some(), ..forgotten })
     }
 }
 

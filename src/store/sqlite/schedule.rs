@@ -229,14 +229,19 @@ pub(super) fn rest_graph_lanes(
     rested.map(drop).context("letting lanes rest")
 }
 
-/// Up to `limit` lanes on which nothing waits, those that were not served for longest first.
+/// The first lanes after `lane` on which nothing waits, up to `limit` of them, in the order of their
+/// numbers: so that those on which something counts for long are passed over, not met again.
 ///
-/// It looks at every lane, so it is for a reader, which keeps nobody waiting.
-pub(super) fn unused_lanes(connection: &Connection, limit: u32) -> Result<Vec<i64>, StoreError> {
-    let sql = "SELECT lane FROM lanes \
-        WHERE NOT EXISTS (SELECT 1 FROM steps WHERE steps.lane = lanes.lane) \
-        ORDER BY served_at LIMIT ?1";
-    numbers(connection, sql, &[limit.into()])
+/// It may look at every lane, so it is for a reader, which keeps nobody waiting.
+pub(super) fn unused_lanes(
+    connection: &Connection,
+    lane: i64,
+    limit: u32,
+) -> Result<Vec<i64>, StoreError> {
+    let sql = "SELECT lane FROM lanes WHERE lane > ?1 \
+        AND NOT EXISTS (SELECT 1 FROM steps WHERE steps.lane = lanes.lane) \
+        ORDER BY lane LIMIT ?2";
+    numbers(connection, sql, &[lane, limit.into()])
 }
 
 /// Forgets those of `lanes` on which still nothing waits, and on which nothing counts any more.

@@ -17,8 +17,8 @@ use crate::lane::{self, LaneName};
 use crate::operation::after;
 use crate::store::columns::Fields as _;
 use crate::store::{
-    Amended, Amendment, Attempt, Change, Claim, Claimed, Commit, Committed, Idempotency, Message,
-    Registered, Registration, Step, StoreError, Work,
+    Amended, Amendment, Attempt, Change, Claim, Claimed, Commit, Committed, Forgotten, Idempotency,
+    Message, Registered, Registration, Step, StoreError, Work,
 };
 use crate::vault::Vault;
 
@@ -262,7 +262,7 @@ fn insert_attempt(
         attempt.detail,
         attempt.answer.as_ref(),
     ];
-    execute(database, sql, row, "keeping an attempt")
+    execute(database, sql, row, "keeping an attempt").map(drop)
 }
 
 pub(super) fn attempts(
@@ -290,20 +290,21 @@ pub(super) fn forget(
     before: Timestamp,
     keys_before: Timestamp,
     limit: u32,
-) -> Result<u32, StoreError> {
+) -> Result<Forgotten, StoreError> {
     // Callbacks and attempts go with their operation.
     let sql = "DELETE FROM operations WHERE id IN (SELECT id FROM operations \
         WHERE rested_at < ?1 AND NOT EXISTS (SELECT 1 FROM callbacks \
         WHERE operation_id = operations.id AND (rested_at IS NULL OR rested_at >= ?1)) LIMIT ?2)";
-    let forgotten = database
-        .prepare_cached(sql)
-        .and_then(|mut it| it.execute(params![before.as_millisecond(), limit]))
-        .context("forgetting operations")?;
+    let row = params![before.as_millisecond(), limit];
+    let operations = execute(database, sql, row, "forgetting operations")?;
     let sql = "DELETE FROM idempotency_keys WHERE (caller, key) IN (SELECT caller, key \
         FROM idempotency_keys WHERE first_used_at < ?1 LIMIT ?2)";
     let row = params![keys_before.as_millisecond(), limit];
-    execute(database, sql, row, "forgetting idempotency keys")?;
-    Ok(u32::try_from(forgotten).unwrap_or(u32::MAX))
+    let keys = execute(database, sql, row, "forgetting idempotency keys")?;
+    Ok(Forgotten {
+        operations: u32::try_from(operations).unwrap_or(u32::MAX),
+        more: [operations, keys].contains(&(limit as usize)),
+    })
 }
 
 fn execute(
@@ -311,6 +312,6 @@ fn execute(
     sql: &str,
     params: impl rusqlite::Params,
     doing: &'static str,
-) -> Result<(), StoreError> {
-    database.prepare_cached(sql).and_then(|mut it| it.execute(params)).map(drop).context(doing)
+) -> Result<usize, StoreError> {
+    database.prepare_cached(sql).and_then(|mut it| it.execute(params)).context(doing)
 }

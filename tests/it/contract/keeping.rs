@@ -1,12 +1,21 @@
 //! What is kept, found again, and forgotten.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use engagement_bridge::callback::Reply;
+use engagement_bridge::clock::Clock;
 use engagement_bridge::graph::Credential;
-use engagement_bridge::operation::{self, Decision, Event, OperationId, Outcome, State, decide};
+use engagement_bridge::operation::{
+    self, Answer, Decision, Event, OperationId, Outcome, Refusal, Renewal, State, decide,
+};
 use engagement_bridge::store::{
     Amended, Amendment, CallbackFilter, Committed, Idempotency, Identity, OperationFilter, Page,
-    Registered, Work,
+    Registered, Registration, Work,
 };
+use engagement_bridge::worker::{Retention, forget_what_rests};
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
 
 use super::{Bench, attempted, laws, polled};
 use crate::support::{NOON, after, body, caller, connection, registration, seconds, token};
@@ -23,7 +32,27 @@ laws![
     attempts_are_kept_in_order,
     lists_are_paged_newest_first_and_filtered,
     what_rests_is_forgotten_in_time_and_nothing_else,
+    whoever_repeats_forgetting_comes_by_everything,
 ];
+
+/// The `n`-th operation, with the key of this number.
+fn with_key(n: u32, key: u32) -> Registration {
+    let (key, answer) = (format!("key-{key}"), body(&format!("answer {n}")));
+    let idempotency = Some(Idempotency { key, request: [1; 32], answer });
+    Registration { idempotency, ..registration(n) }
+}
+
+/// As its caller asks for.
+async fn cancel(bench: &Bench, id: OperationId, at: Timestamp) {
+    let before = bench.operation(id).await.unwrap().unwrap().operation;
+    let policy = operation::Policy::default();
+    let Decision::Become(after, owed) = decide(&policy, &before, Event::CancelRequested, at) else {
+        panic!("a watched operation can be cancelled");
+    };
+    assert_eq!(owed, None);
+    let cancel = Amendment::Operation { before, after, owed: None, credential: None };
+    assert_eq!(bench.amend(cancel).await.unwrap(), Amended::Saved);
+}
 
 async fn a_registered_operation_is_read_back_whole(bench: &Bench) {
     let mut by_token = registration(1);
@@ -61,7 +90,7 @@ async fn the_same_operation_is_not_kept_twice_while_it_lives(bench: &Bench) {
 
     let now = after(60);
     for claimed in bench.claim_at(now, 10).await {
-        let answer = operation::Answer::Gone;
+        let answer = Answer::Gone;
         assert_eq!(bench.commit_one(polled(claimed, answer, now)).await, Committed::Saved);
     }
     again.operation.id = OperationId(4);
@@ -70,12 +99,8 @@ async fn the_same_operation_is_not_kept_twice_while_it_lives(bench: &Bench) {
 
 async fn an_idempotency_key_stands_for_its_first_request(bench: &Bench) {
     let with_key = |n, request: u8| {
-        let mut registration = registration(n);
-        registration.idempotency = Some(Idempotency {
-            key: "key".to_owned(),
-            request: [request; 32],
-            answer: body(&format!("answer {n}")),
-        });
+        let mut registration = with_key(n, 1);
+        registration.idempotency.as_mut().unwrap().request = [request; 32];
         registration
     };
     bench.keep([with_key(1, 1)]).await;
@@ -117,7 +142,7 @@ async fn a_caller_cannot_have_more_live_operations_than_allowed(bench: &Bench) {
 
     let now = after(60);
     let claimed = bench.claim_one(now).await;
-    bench.commit_one(polled(claimed, operation::Answer::Gone, now)).await;
+    bench.commit_one(polled(claimed, Answer::Gone, now)).await;
     bench.keep([limited(5)]).await;
     assert!(matches!(bench.register_one(limited(6)).await, Registered::LimitReached));
 }
@@ -180,19 +205,10 @@ async fn an_amendment_needs_the_operation_to_be_what_it_was_taken_for(bench: &Be
 async fn a_cancelled_operation_is_at_rest(bench: &Bench) {
     bench.keep([registration(1)]).await;
     let in_flight = bench.claim_one(after(60)).await;
-    let before = bench.operation(OperationId(1)).await.unwrap().unwrap().operation;
-    let policy = operation::Policy::default();
-    let Decision::Become(cancelled, owed) =
-        decide(&policy, &before, Event::CancelRequested, after(61))
-    else {
-        panic!("a watched operation can be cancelled");
-    };
-    assert_eq!(owed, None);
-    let cancel = Amendment::Operation { before, after: cancelled, owed: None, credential: None };
-    assert_eq!(bench.amend(cancel).await.unwrap(), Amended::Saved);
+    cancel(bench, OperationId(1), after(61)).await;
 
     // Whoever was about to say how it ended comes too late.
-    let late = polled(in_flight, operation::Answer::Gone, after(62));
+    let late = polled(in_flight, Answer::Gone, after(62));
     assert_eq!(bench.commit_one(late).await, Committed::LeaseLost);
     let stands = bench.operation(OperationId(1)).await.unwrap().unwrap().operation;
     assert_eq!(stands.state, State::Cancelled { at: after(61) });
@@ -239,7 +255,7 @@ async fn lists_are_paged_newest_first_and_filtered(bench: &Bench) {
 
     let now = after(60);
     for claimed in bench.claim_at(now, 2).await {
-        bench.commit_one(polled(claimed, operation::Answer::Gone, now)).await;
+        bench.commit_one(polled(claimed, Answer::Gone, now)).await;
     }
     let settled = ids(OperationFilter { state: Some("settled") }, None, 9).await;
     assert_eq!(settled.len(), 2);
@@ -265,9 +281,7 @@ async fn lists_are_paged_newest_first_and_filtered(bench: &Bench) {
 }
 
 async fn what_rests_is_forgotten_in_time_and_nothing_else(bench: &Bench) {
-    let mut keyed = registration(1);
-    keyed.idempotency =
-        Some(Idempotency { key: "key".to_owned(), request: [1; 32], answer: body("first") });
+    let mut keyed = with_key(1, 1);
     bench.keep([keyed.clone()]).await;
     // The first is told of and done with; the second's callback is still owed.
     bench.settle_one(after(60)).await;
@@ -277,8 +291,9 @@ async fn what_rests_is_forgotten_in_time_and_nothing_else(bench: &Bench) {
     bench.keep([registration(2)]).await;
     bench.settle_one(now).await;
 
-    assert_eq!(bench.forget(now, NOON, now, 10).await.unwrap(), 0, "it rests since now only");
-    assert_eq!(bench.forget(after(62), NOON, now, 10).await.unwrap(), 1);
+    let forgotten = async |before| bench.forget(before, NOON, now, 10).await.unwrap().operations;
+    assert_eq!(forgotten(now).await, 0, "it rests since now only");
+    assert_eq!(forgotten(after(62)).await, 1);
     assert!(bench.operation(OperationId(1)).await.unwrap().is_none());
     assert!(bench.operation(OperationId(2)).await.unwrap().is_some());
 
@@ -289,4 +304,89 @@ async fn what_rests_is_forgotten_in_time_and_nothing_else(bench: &Bench) {
     bench.keep([keyed]).await;
     let due = bench.claim_at(after(120), 10).await;
     assert!(due.iter().any(|it| matches!(it.work, Work::Attempt(_))), "still owed");
+}
+
+/// A few at a time; and behind what is kept, too: lanes on which a blocked operation waits, and such
+/// as are paused.
+async fn whoever_repeats_forgetting_comes_by_everything(bench: &Bench) {
+    let on_its_own_lane = |n| Registration {
+        credential: token(&format!("token-{n}"), after(100_000)),
+        ..with_key(n, n)
+    };
+    let hour = Some(seconds(3_600));
+    let phases = [
+        (
+            1..=4,
+            60,
+            Answer::CredentialRefused { refusal: Refusal::Forbidden, renewal: Renewal::Impossible },
+        ),
+        (5..=8, 120, Answer::Throttled { retry_after: hour }),
+        (9..=16, 180, Answer::StillRunning { retry_after: None }),
+    ];
+    for (numbers, at, answer) in phases {
+        bench.keep(numbers.clone().map(on_its_own_lane)).await;
+        for claimed in bench.claim_at(after(at), 8).await {
+            if let Work::Poll { .. } = claimed.work {
+                bench.commit_one(polled(claimed, answer, after(at))).await;
+            }
+        }
+        for n in numbers.filter(|n| *n > 4) {
+            cancel(bench, OperationId(n.into()), after(at)).await;
+        }
+    }
+
+    let now = after(1_000);
+    bench.claim_at(now, 20).await;
+    let forget = async |before, keys_before| {
+        let mut operations = 0;
+        for _ in 0..20 {
+            let forgotten = bench.forget(before, keys_before, now, 3).await.unwrap();
+            assert!(forgotten.operations <= 3, "{forgotten:?}");
+            operations += forgotten.operations;
+            if !forgotten.more {
+                return operations;
+            }
+        }
+        panic!("there is always more");
+    };
+    assert_eq!(forget(NOON, NOON).await, 0);
+    // What is still there rests; a lane that is made anew does not.
+    bench.rest_graph_lanes(after(9_000)).await.unwrap();
+    let again =
+        |n| Registration { credential: on_its_own_lane(n).credential, ..registration(n + 100) };
+    bench.keep((9..=16).map(again)).await;
+    let claimed = bench.claim_at(now, 20).await;
+    let polls = claimed.iter().filter(|it| matches!(it.work, Work::Poll { .. }));
+    assert_eq!(polls.count(), 8, "these lanes were unused");
+
+    assert_eq!(forget(NOON, after(1)).await, 0);
+    bench.keep((1..=16).map(|n| with_key(n + 200, n))).await;
+
+    assert_eq!(forget(after(500), NOON).await, 12);
+    for n in 1..=16 {
+        let kept = bench.operation(OperationId(n)).await.unwrap();
+        assert_eq!(kept.is_some(), n <= 4, "{n}");
+    }
+}
+
+/// A day after the story begins.
+struct NextDay;
+
+impl Clock for NextDay {
+    fn now(&self) -> Timestamp {
+        after(86_400)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_round_of_retention_goes_on_while_there_is_anything_to_forget() {
+    let bench = Bench::memory().await;
+    bench.keep((0..1_200).map(|n| with_key(n, n))).await;
+    let day = Duration::from_hours(24);
+    let retention = Retention { idempotency_keys: day / 2, ..Retention::default() };
+    let (store, clock, stop) = (bench.store.clone(), Arc::new(NextDay), CancellationToken::new());
+    let forgetting = forget_what_rests(store, clock, retention, stop);
+    // Less than there is between two rounds.
+    drop(tokio::time::timeout(seconds(60), forgetting).await);
+    bench.keep((0..1_200).map(|n| with_key(n + 1_200, n))).await;
 }

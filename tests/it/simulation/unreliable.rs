@@ -8,7 +8,8 @@ use engagement_bridge::callback::{CallbackId, State};
 use engagement_bridge::operation::OperationId;
 use engagement_bridge::store::{
     Amended, Amendment, Attempt, CallbackFilter, CallerName, Change, Claimed, Commit, Committed,
-    OperationFilter, Page, Registered, Registration, Store, StoreError, StoredCallback, Tracked,
+    Forgotten, OperationFilter, Page, Registered, Registration, Store, StoreError, StoredCallback,
+    Tracked,
 };
 use jiff::Timestamp;
 use tokio::runtime::Runtime;
@@ -186,7 +187,7 @@ impl Store for Unreliable {
         keys_before: Timestamp,
         at: Timestamp,
         limit: u32,
-    ) -> Result<u32, StoreError> {
+    ) -> Result<Forgotten, StoreError> {
         now(self.inner.forget(before, keys_before, at, limit))
     }
 }
