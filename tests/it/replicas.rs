@@ -110,6 +110,18 @@ async fn an_idempotency_key_is_taken_once_on_postgres() {
     }
 }
 
+/// More at once than there is room for, whoever has how much in hand.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_caller_has_more_live_operations_than_allowed_on_postgres() {
+    let two = Two::start().await;
+    let limited = |n| Registration { live_limit: 50, ..registration(n) };
+    let registered = two.register((0..400).map(limited).collect()).await;
+    let (kept, refused): (Vec<_>, Vec<_>) =
+        registered.iter().partition(|it| matches!(it, Registered::New));
+    assert!(refused.iter().all(|it| matches!(it, Registered::LimitReached)), "{refused:?}");
+    assert_eq!(kept.len(), 50, "as many as there is room for, and no more");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn no_step_is_handed_out_twice_and_no_lane_above_its_budget_on_postgres() {
     let two = Two::start().await;

@@ -15,6 +15,10 @@ use crate::store::columns::Fields as _;
 use crate::store::{CallerName, Idempotency, Registered, Registration, StoreError, Tracked};
 use crate::vault::Vault;
 
+/// More than a dozen replicas register at the same moment, of three batches each: only where less
+/// room is left for a caller's live operations need they wait for each other.
+const LIVE_MARGIN: u64 = 10_000;
+
 /// Keeps registrations, and answers for each in order.
 pub(super) async fn register(
     transaction: &Transaction<'_>,
@@ -165,8 +169,7 @@ async fn refuse_and_find(
     if open.is_empty() {
         return Ok(());
     }
-    let mut live =
-        lives::live(transaction, open.iter().map(|it| it.caller.as_str()).collect()).await?;
+    let mut live = live(transaction, &open).await?;
     let connections = connections(transaction, &open).await?;
     let mut existing: HashMap<(CallerName, Vec<u8>), Tracked> = lives::alike(transaction, &open)
         .await?
@@ -197,6 +200,29 @@ async fn refuse_and_find(
         }
     }
     Ok(())
+}
+
+/// How many operations of these callers are live. Those who come near their limit register one after
+/// the other from here on, so that no two take the same room.
+async fn live(
+    transaction: &Transaction<'_>,
+    open: &[&Registration],
+) -> Result<HashMap<CallerName, u64>, StoreError> {
+    let callers = open.iter().map(|it| it.caller.as_str()).collect();
+    let mut live = lives::live(transaction, callers).await?;
+    let is_near = |it: &&&Registration| {
+        live.get(&it.caller).is_some_and(|live| it.live_limit < live.saturating_add(LIVE_MARGIN))
+    };
+    let near: BTreeSet<&str> = open.iter().filter(is_near).map(|it| it.caller.as_str()).collect();
+    if !near.is_empty() {
+        let near: Vec<&str> = near.into_iter().collect();
+        // Leaves alone those who only look whether the caller is there.
+        let sql = "SELECT 1 FROM callers WHERE name = ANY($1) ORDER BY name FOR NO KEY UPDATE";
+        rows(transaction, "waiting for room", sql, &[&near]).await?;
+        // A statement of its own, which sees what was registered before the lock was ours.
+        live.extend(lives::live(transaction, near).await?);
+    }
+    Ok(live)
 }
 
 /// Those connections that there are, locked so that nobody removes them meanwhile.
