@@ -25,8 +25,8 @@ const CONNECTIONS: usize = 16;
 /// How long a connection may take to be made, or to become free.
 const TO_CONNECT: Duration = Duration::from_secs(5);
 
-/// How long a transaction may take, as seen from here: longer than the server's own limits below,
-/// and much shorter than a lease.
+/// How long a transaction may take, as seen from here and however often it is tried: longer than the
+/// server's own limits below, and much shorter than a lease.
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// What the server holds us to, should we be the ones who hang, and what we rely on whatever its own
@@ -191,23 +191,21 @@ impl Database {
 
     /// Runs `work` as one transaction, again where others got into its way.
     pub(super) async fn transaction<T: Send>(&self, work: impl Work<T>) -> Result<T, StoreError> {
-        retried(|| {
-            self.in_time(async {
-                let mut lent = self.lend().await?;
-                let transaction =
-                    lent.client()?.transaction().await.context("beginning a transaction")?;
-                let result = match work(&transaction).await {
-                    Ok(value) => transaction.commit().await.context("committing").map(|()| value),
-                    // Dropping it takes back what it did.
-                    Err(error) => {
-                        drop(transaction);
-                        Err(error)
-                    }
-                };
-                lent.give_back();
-                self.forget_stale_plans(&result);
-                result
-            })
+        patiently(|| async {
+            let mut lent = self.lend().await?;
+            let transaction =
+                lent.client()?.transaction().await.context("beginning a transaction")?;
+            let result = match work(&transaction).await {
+                Ok(value) => transaction.commit().await.context("committing").map(|()| value),
+                // Dropping it takes back what it did.
+                Err(error) => {
+                    drop(transaction);
+                    Err(error)
+                }
+            };
+            lent.give_back();
+            self.forget_stale_plans(&result);
+            result
         })
         .await
     }
@@ -219,19 +217,17 @@ impl Database {
         sql: &str,
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<Row>, StoreError> {
-        retried(|| {
-            self.in_time(async {
-                let mut lent = self.lend().await?;
-                let client = lent.client()?;
-                let result = async {
-                    let statement = client.prepare_cached(sql).await.context(doing)?;
-                    client.query(&statement, params).await.context(doing)
-                };
-                let result = result.await;
-                lent.give_back();
-                self.forget_stale_plans(&result);
-                result
-            })
+        patiently(|| async {
+            let mut lent = self.lend().await?;
+            let client = lent.client()?;
+            let result = async {
+                let statement = client.prepare_cached(sql).await.context(doing)?;
+                client.query(&statement, params).await.context(doing)
+            };
+            let result = result.await;
+            lent.give_back();
+            self.forget_stale_plans(&result);
+            result
         })
         .await
     }
@@ -248,17 +244,18 @@ impl Database {
         let client = self.pool.get().await.context("connecting to the database")?;
         Ok(Lent(Some(client)))
     }
+}
 
-    /// Gives up on what takes too long: a server that hangs, or a network that has lost us.
-    async fn in_time<T>(
-        &self,
-        work: impl Future<Output = Result<T, StoreError>>,
-    ) -> Result<T, StoreError> {
-        tokio::time::timeout(PATIENCE, work).await.unwrap_or_else(|_| {
-            let silence = anyhow::anyhow!("no answer of the database within {PATIENCE:?}");
-            Err(StoreError::Unavailable(silence))
-        })
-    }
+/// Tries again what others got into the way of; and gives up on what takes too long over all: a
+/// server that hangs, or a network that has lost us.
+async fn patiently<T, F>(work: impl FnMut() -> F + Send) -> Result<T, StoreError>
+where
+    F: Future<Output = Result<T, StoreError>> + Send,
+{
+    tokio::time::timeout(PATIENCE, retried(work)).await.unwrap_or_else(|_| {
+        let silence = anyhow::anyhow!("no answer of the database within {PATIENCE:?}");
+        Err(StoreError::Unavailable(silence))
+    })
 }
 
 /// A connection that is closed, not used again, unless it is given back: whoever gave up on an
@@ -285,7 +282,10 @@ impl Drop for Lent {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::Instant;
+
     use super::*;
+    use crate::store::postgres::error::Overtaken;
 
     fn address(text: &str) -> Address {
         text.parse().unwrap()
@@ -328,5 +328,19 @@ mod tests {
             let refused = anyhow::Error::new(wrong.parse::<Address>().unwrap_err());
             assert!(!format!("{refused:#} {refused:?}").contains("hunter2"), "{refused:?}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_others_get_into_the_way_of_again_and_again_is_given_up_in_time() {
+        let (began, mut tries) = (Instant::now(), 0);
+        let overtaken = patiently(|| {
+            tries += 1;
+            async {
+                tokio::time::sleep(PATIENCE * 2 / 7).await;
+                Err::<(), _>(StoreError::Unavailable(Overtaken.into()))
+            }
+        });
+        assert!(overtaken.await.is_err());
+        assert_eq!((began.elapsed().as_secs(), tries), (PATIENCE.as_secs(), 4));
     }
 }
