@@ -112,7 +112,7 @@ impl Kind {
             Self::StoreUnavailable => (
                 "store-unavailable",
                 StatusCode::SERVICE_UNAVAILABLE,
-                "The database cannot do this right now; nothing was done",
+                "The database cannot do this right now",
             ),
         }
     }

@@ -17,7 +17,8 @@ use engagement_bridge::vault::{MasterKey, Vault};
 use futures_util::future::join_all;
 use jiff::SignedDuration;
 use tokio::task;
-use tokio_postgres::NoTls;
+use tokio::time::Instant;
+use tokio_postgres::{Client, NoTls};
 use tokio_util::sync::CancellationToken;
 
 use crate::contract::{LEASE, polled};
@@ -28,6 +29,20 @@ use crate::support::{
 
 /// Longer than anything takes that waits for nobody, and less than anybody waits for a lock.
 const AT_ONCE: Duration = seconds(4);
+
+/// How soon whoever registers is told that it cannot be done.
+const TO_REFUSE: Duration = seconds(21);
+
+/// How many registrations may be in the middle of being written.
+const BEING_WRITTEN: usize = 3 * 256;
+
+/// Somebody else on the database at `url`.
+async fn connected(url: &str) -> (Client, task::JoinSet<Result<(), tokio_postgres::Error>>) {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
+    let mut connected = task::JoinSet::new();
+    connected.spawn(connection);
+    (client, connected)
+}
 
 /// Two replicas on a fresh database, with a caller `contoso` who has a connection of that name.
 struct Two {
@@ -108,6 +123,30 @@ async fn an_idempotency_key_is_taken_once_on_postgres() {
         assert_eq!(answer.as_deref(), Some(operation.to_string().as_bytes()));
         assert!(two.one.operation(*operation).await.unwrap().is_some());
     }
+}
+
+/// However many wait for a database that does nothing; and what is given up on before its turn comes
+/// is not kept later.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_registers_is_answered_in_time_on_postgres() {
+    let two = Two::start().await;
+    let (mut holder, _connected) = connected(&two.url).await;
+    let holding = holder.transaction().await.unwrap();
+    holding.batch_execute("LOCK TABLE operations IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let began_at = Instant::now();
+    let registering = (0..4_000).map(|n| two.one.register(vec![registration(n)]));
+    for registered in join_all(registering).await {
+        registered.unwrap_err();
+    }
+    let took = began_at.elapsed();
+    assert!(took < TO_REFUSE, "after {took:?}");
+
+    holding.rollback().await.unwrap();
+    // It comes last, but for what is being written.
+    two.one.register(vec![registration(4_000)]).await.unwrap();
+    let sql = "SELECT count(*) FROM operations";
+    let kept: usize = Server::shared().ask(&two.url, sql).parse().unwrap();
+    assert!(kept <= BEING_WRITTEN + 1, "{kept} were kept, of which nobody was told");
 }
 
 /// More at once than there is room for, whoever has how much in hand.
@@ -216,9 +255,7 @@ async fn a_lane_that_somebody_holds_keeps_no_other_from_being_served_on_postgres
     two.one.register(vec![chess]).await.unwrap();
     two.one.register(vec![free]).await.unwrap();
 
-    let (mut holder, connection) = tokio_postgres::connect(&two.url, NoTls).await.unwrap();
-    let mut connected = task::JoinSet::new();
-    connected.spawn(connection);
+    let (mut holder, _connected) = connected(&two.url).await;
     let holding = holder.transaction().await.unwrap();
     let sql = "SELECT * FROM lanes WHERE name = $1 FOR UPDATE";
     assert_eq!(holding.query(sql, &[&held.to_string()]).await.unwrap().len(), 1);

@@ -19,7 +19,9 @@ use crate::api::{Api, FieldError};
 use crate::courier::CallbackUrl;
 use crate::graph::{Credential, Reference};
 use crate::operation::{self, OperationId, after};
-use crate::store::{CallerName, Idempotency, Identity, Registered, Registration, Tracked};
+use crate::store::{
+    CallerName, Idempotency, Identity, Registered, Registration, StoreError, Tracked,
+};
 
 /// Characters of a client state at the most; as in Graph's change notifications.
 const LONGEST_CLIENT_STATE: usize = 128;
@@ -124,7 +126,7 @@ pub(in crate::api) async fn register(
     }
     let first_poll = registration.operation.agenda().step_at;
 
-    let registered = api.store.register(vec![registration]).await?;
+    let registered = api.store.register(vec![registration]).await.map_err(unkept)?;
     match registered.into_iter().next() {
         Some(Registered::New) => {
             if let Some(first_poll) = first_poll {
@@ -152,6 +154,14 @@ pub(in crate::api) async fn register(
         }
         None => Err(Problem::new(Kind::Internal)),
     }
+}
+
+/// Where the database gave no answer, nobody knows whether the registration is kept.
+fn unkept(error: StoreError) -> Problem {
+    let unsure = matches!(error, StoreError::Unavailable(_));
+    let detail = "It may have been kept all the same. Sent again, with the same Idempotency-Key, it is \
+        kept once.";
+    Problem { detail: unsure.then_some(detail.into()), ..error.into() }
 }
 
 /// Checks everything, so that a caller learns of all faults at once.

@@ -26,7 +26,10 @@ const LARGEST_BATCH: usize = 256;
 const WRITERS: usize = 3;
 
 /// How long a job may wait for a place in the queue.
-const PATIENCE: Duration = Duration::from_secs(5);
+const FOR_A_PLACE: Duration = Duration::from_secs(5);
+
+/// How long whoever registers may wait for the answer: as long as for a place and a transaction.
+const TO_ANSWER: Duration = Duration::from_secs(20);
 
 /// The way to the writers. They end once this is dropped and what has queued is written.
 #[derive(Debug)]
@@ -67,15 +70,22 @@ impl Batches {
         Self { jobs, _writers: writers }
     }
 
-    /// Keeps registrations in the next transaction, and answers once that is on disk.
+    /// Keeps registrations in the next transaction, and answers once that is on disk; or once that
+    /// takes too long, when only those may yet be kept that are being written.
     pub(super) async fn register(&self, registrations: Vec<Registration>) -> Answer {
-        let (answer, answered) = oneshot::channel();
-        let job = Job { registrations, answer };
-        self.jobs.send_timeout(job, PATIENCE).await.map_err(|refused| match refused {
-            mpsc::error::SendTimeoutError::Timeout(_) => StoreError::Overloaded,
-            mpsc::error::SendTimeoutError::Closed(_) => StoreError::Closed,
-        })?;
-        answered.await.map_err(|_| StoreError::Closed)?
+        let registering = async {
+            let (answer, answered) = oneshot::channel();
+            let job = Job { registrations, answer };
+            self.jobs.send_timeout(job, FOR_A_PLACE).await.map_err(|refused| match refused {
+                mpsc::error::SendTimeoutError::Timeout(_) => StoreError::Overloaded,
+                mpsc::error::SendTimeoutError::Closed(_) => StoreError::Closed,
+            })?;
+            answered.await.map_err(|_| StoreError::Closed)?
+        };
+        tokio::time::timeout(TO_ANSWER, registering).await.unwrap_or_else(|_| {
+            let waited = anyhow::anyhow!("not written within {TO_ANSWER:?}");
+            Err(StoreError::Unavailable(waited))
+        })
     }
 }
 
@@ -83,7 +93,11 @@ impl Writer {
     async fn run(self) {
         let mut batch = Vec::with_capacity(LARGEST_BATCH);
         while self.jobs.lock().await.recv_many(&mut batch, LARGEST_BATCH).await > 0 {
-            self.write(std::mem::take(&mut batch)).await;
+            // Who has given up on it was told so, and may have taken it elsewhere.
+            batch.retain(|job| !job.answer.is_closed());
+            if !batch.is_empty() {
+                self.write(std::mem::take(&mut batch)).await;
+            }
         }
     }
 
@@ -107,7 +121,8 @@ impl Writer {
                 }
             }
             Err(error) if answers.len() > 1 && is_about_values(&error) => {
-                for (index, answer) in answers.into_iter().enumerate() {
+                let waited_for = |(_, answer): &(_, oneshot::Sender<Answer>)| !answer.is_closed();
+                for (index, answer) in answers.into_iter().enumerate().filter(waited_for) {
                     drop(answer.send(self.keep(Arc::clone(&all), range(index)).await));
                 }
             }
