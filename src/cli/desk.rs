@@ -25,7 +25,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::{Database, DatabaseSettings};
 use crate::courier::Egress;
 use crate::graph::GraphRoot;
-use crate::names::SystemNames;
+use crate::names::{Names, SystemNames};
 use crate::nudge::Nudge;
 use crate::serve::Opened;
 use crate::store::sqlite::holder;
@@ -57,9 +57,10 @@ impl Desk {
             let clerk = Clerk::There { client: client(PATIENCE)?, address: reachable(address) };
             return Ok(Self { clerk, admin_key: settings.admin_key(clock.as_ref())? });
         }
-        let opened = Opened::open(settings, lane::Policy::default()).await?;
+        let names: Arc<dyn Names> = Arc::new(SystemNames::default());
+        let opened = Opened::open(settings, lane::Policy::default(), Arc::clone(&names)).await?;
         let admin_key = settings.admin_key(clock.as_ref())?;
-        let clerk = Clerk::Here(api_of(&opened, &admin_key, clock)?);
+        let clerk = Clerk::Here(api_of(&opened, &admin_key, names, clock)?);
         Ok(Self { clerk, admin_key })
     }
 
@@ -116,9 +117,9 @@ impl Desk {
 fn api_of(
     opened: &Opened,
     admin_key: &SecretString,
+    names: Arc<dyn Names>,
     clock: Arc<dyn Clock>,
 ) -> anyhow::Result<axum::Router> {
-    let names = Arc::new(SystemNames::default());
     let (router, _) = api::router(Api::new(api::Parts {
         store: opened.store(),
         directory: opened.directory(),

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::{Clock, LOOK_EVERY, SharedClock, SteadyClock};
 use crate::config::{ConfigError, Database, DatabaseSettings};
 use crate::lane;
+use crate::names::Names;
 use crate::nudge::Nudge;
 use crate::store::postgres::{Address, PostgresStore};
 use crate::store::sqlite::SqliteStore;
@@ -29,6 +30,7 @@ impl Opened {
     pub(crate) async fn open(
         settings: &DatabaseSettings,
         lanes: lane::Policy,
+        names: Arc<dyn Names>,
     ) -> anyhow::Result<Self> {
         let vault = Vault::new(&settings.master_key()?);
         match &settings.database {
@@ -43,7 +45,8 @@ impl Opened {
                     url.expose_secret().parse().context("the URL in --database cannot be read")?;
                 let tls = tls::client_config(address.roots().map(read).transpose()?.as_deref())?;
                 // Apart, for it is large, and everybody who starts a bridge would carry it.
-                let opened = Box::pin(PostgresStore::open(&address, tls, vault, lanes)).await;
+                let opened =
+                    Box::pin(PostgresStore::open(&address, tls, names, vault, lanes)).await;
                 let store = Arc::new(opened.with_context(|| format!("cannot use {address}"))?);
                 let clock = Arc::new(Box::pin(SharedClock::start(&*store)).await??);
                 store.plan_by(&clock);

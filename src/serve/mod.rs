@@ -47,7 +47,9 @@ impl Bridge {
     /// The same with other name servers than the machine's.
     pub async fn prepare_with(settings: &Settings, names: Arc<dyn Names>) -> anyhow::Result<Self> {
         let sections = settings.sections()?;
-        let opened = Arc::new(Opened::open(&settings.database, sections.lanes.clone()).await?);
+        let lanes = sections.lanes.clone();
+        let opened = Opened::open(&settings.database, lanes, Arc::clone(&names)).await?;
+        let opened = Arc::new(opened);
         let (store, directory, clock) = (opened.store(), opened.directory(), opened.clock());
         let admin_key = settings.database.admin_key(clock.as_ref())?;
 

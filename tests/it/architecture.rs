@@ -26,8 +26,9 @@ const MAY_IMPORT: &[(&str, &[&str], &str)] = &[
     ),
     (
         "store",
-        &["callback", "clock", "courier", "graph", "lane", "operation", "vault"],
-        "keeps what others define, the time that replicas share included; does nothing by itself",
+        &["callback", "clock", "courier", "graph", "lane", "names", "operation", "vault"],
+        "keeps what others define, the time that replicas share included, and finds its server; does \
+         nothing by itself",
     ),
     (
         "worker",

@@ -13,6 +13,7 @@ mod architecture;
 mod contract;
 mod damage;
 mod delivery;
+mod dialling;
 mod lanes;
 mod outside;
 mod process;

@@ -7,8 +7,9 @@ use std::time::Duration;
 use engagement_bridge::clock::{Clock as _, SharedClock};
 use engagement_bridge::graph::Credential;
 use engagement_bridge::lane::{self, LaneName};
+use engagement_bridge::names::Names;
 use engagement_bridge::operation::{Answer, Verdict};
-use engagement_bridge::store::postgres::PostgresStore;
+use engagement_bridge::store::postgres::{OpenError, PostgresStore};
 use engagement_bridge::store::{
     Directory, Idempotency, OperationFilter, Page, Registered, Registration, Step, Store,
 };
@@ -26,6 +27,7 @@ use crate::support::postgres::{self, Server};
 use crate::support::{
     NOON, SECRET, after, api_key, caller, connection, registration, seconds, token,
 };
+use crate::world::NoNames;
 
 /// Longer than anything takes that waits for nobody, and less than anybody waits for a lock.
 const AT_ONCE: Duration = seconds(4);
@@ -44,6 +46,16 @@ async fn connected(url: &str) -> (Client, task::JoinSet<Result<(), tokio_postgre
     (client, connected)
 }
 
+async fn open(
+    url: &str,
+    key: &MasterKey,
+    names: Arc<dyn Names>,
+) -> Result<PostgresStore, OpenError> {
+    let (vault, tls) = (Vault::new(key), tls::client_config(None).unwrap());
+    let lanes = lane::Policy::default();
+    PostgresStore::open(&url.parse().unwrap(), tls, names, vault, lanes).await
+}
+
 /// Two replicas on a fresh database, with a caller `contoso` who has a connection of that name.
 struct Two {
     url: String,
@@ -54,14 +66,9 @@ struct Two {
 impl Two {
     async fn start() -> Self {
         let (url, key) = (postgres::database(), MasterKey::generate().unwrap());
-        let open = async || {
-            let (vault, tls) = (Vault::new(&key), tls::client_config(None).unwrap());
-            let address = url.parse().unwrap();
-            let lanes = lane::Policy::default();
-            Arc::new(PostgresStore::open(&address, tls, vault, lanes).await.unwrap())
-        };
+        let open_one = async || Arc::new(open(&url, &key, Arc::new(NoNames)).await.unwrap());
         // Both find an empty database, and one of them makes its tables.
-        let (one, other) = tokio::join!(open(), open());
+        let (one, other) = tokio::join!(open_one(), open_one());
         let (contoso, secret) = (caller("contoso"), SECRET.parse().unwrap());
         assert!(one.add_caller(&contoso, api_key("first"), &secret, NOON).await.unwrap());
         one.add_connection(&contoso, &connection("contoso"), NOON).await.unwrap();

@@ -10,6 +10,7 @@ mod replicas;
 use std::sync::Arc;
 
 use engagement_bridge::lane;
+use engagement_bridge::names::SystemNames;
 use engagement_bridge::store::postgres::PostgresStore;
 use engagement_bridge::tls;
 use engagement_bridge::vault::{MasterKey, Vault};
@@ -34,7 +35,8 @@ async fn open(url: &str) -> Arc<PostgresStore> {
 
 async fn open_with(url: &str, key: &MasterKey) -> Arc<PostgresStore> {
     let (address, tls) = (url.parse().unwrap(), tls::client_config(None).unwrap());
-    let opened = PostgresStore::open(&address, tls, Vault::new(key), lane::Policy::default());
+    let (names, vault) = (Arc::new(SystemNames::default()), Vault::new(key));
+    let opened = PostgresStore::open(&address, tls, names, vault, lane::Policy::default());
     Arc::new(opened.await.unwrap())
 }
 

@@ -1,9 +1,10 @@
 //! PostgreSQL's errors in the store's terms.
 
-use deadpool_postgres::PoolError;
+use deadpool::managed::PoolError;
 use tokio_postgres::Error;
 use tokio_postgres::error::SqlState;
 
+use super::dial::Unreachable;
 use crate::store::StoreError;
 use crate::vault::VaultError;
 
@@ -21,16 +22,17 @@ impl<T> Context<T> for Result<T, Error> {
     }
 }
 
-impl<T> Context<T> for Result<T, PoolError> {
+impl<T> Context<T> for Result<T, PoolError<Unreachable>> {
     fn context(self, doing: &'static str) -> Result<T, StoreError> {
-        self.map_err(|error| match error {
-            PoolError::Backend(error) => failed(error, doing),
-            PoolError::Timeout(_)
-            | PoolError::Closed
-            | PoolError::NoRuntimeSpecified
-            | PoolError::PostCreateHook(_) => {
-                StoreError::Unavailable(anyhow::Error::new(error).context(doing))
-            }
+        self.map_err(|error| {
+            let error = match error {
+                PoolError::Backend(unreachable) => anyhow::Error::new(unreachable),
+                other @ (PoolError::Timeout(_)
+                | PoolError::Closed
+                | PoolError::NoRuntimeSpecified
+                | PoolError::PostCreateHook(_)) => anyhow::Error::new(other),
+            };
+            StoreError::Unavailable(error.context(doing))
         })
     }
 }

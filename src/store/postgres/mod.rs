@@ -12,8 +12,10 @@
 //!
 //! No transaction is held while anything outside is asked.
 
+mod address;
 mod batch;
 mod connect;
+mod dial;
 mod directory;
 mod error;
 mod lives;
@@ -54,10 +56,11 @@ use super::{
 use crate::callback::CallbackId;
 use crate::clock::SharedClock;
 use crate::lane;
+use crate::names::Names;
 use crate::operation::OperationId;
 use crate::vault::{Vault, VaultError};
 
-pub use connect::{Address, InvalidAddress};
+pub use address::{Address, InvalidAddress};
 
 /// Where replicas tell each other that there is something to look at.
 const CHANNEL: &str = "engagement_bridge";
@@ -97,14 +100,15 @@ pub enum OpenError {
 
 impl PostgresStore {
     /// Connects to the database at `address`, by `tls` where that asks for it, and brings it up to
-    /// date.
+    /// date. Who its hosts are is told by `names`, for each connection anew.
     pub async fn open(
         address: &Address,
         tls: ClientConfig,
+        names: Arc<dyn Names>,
         vault: Vault,
         policy: lane::Policy,
     ) -> Result<Self, OpenError> {
-        let database = Database::new(address, tls.clone())?;
+        let database = Database::new(address, tls, names)?;
         let mut lent = database.lend().await?;
         schema::migrate(lent.client()?).await?;
         drop(lent);
@@ -112,7 +116,7 @@ impl PostgresStore {
         check_key(&database, &vault).await?;
         let registrations = Batches::start(&database, &vault, &policy);
         Ok(Self {
-            replicas: Replicas::new(address, tls),
+            replicas: Replicas::default(),
             database,
             registrations,
             known: Arc::default(),

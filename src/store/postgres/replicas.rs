@@ -6,16 +6,16 @@
 //! commit that notifies anybody of anything.
 
 use std::convert::Infallible;
-use std::future::{pending, poll_fn};
+use std::future::pending;
 use std::time::Duration;
 
-use rustls::ClientConfig;
+use futures_util::StreamExt as _;
 use tokio::sync::Notify;
 use tokio_postgres::AsyncMessage;
-use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::CHANNEL;
-use super::connect::{Address, Database};
+use super::connect::Database;
+use super::dial::Dialled;
 use super::directory::KnownDirectory;
 use crate::store::StoreError;
 
@@ -35,18 +35,12 @@ const PRESENT: i64 = 0x6542_7270;
 pub(super) const DIRECTORY: &str = "directory";
 
 /// The way to the other replicas on the same database.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Replicas {
-    address: Address,
-    tls: ClientConfig,
     news: Notify,
 }
 
 impl Replicas {
-    pub(super) fn new(address: &Address, tls: ClientConfig) -> Self {
-        Self { address: address.clone(), tls, news: Notify::new() }
-    }
-
     /// Lets other replicas know, soon, that there may be steps that can be taken.
     pub(super) fn tell(&self) {
         self.news.notify_one();
@@ -69,7 +63,7 @@ impl Replicas {
         known: &KnownDirectory,
         news: &(impl Fn() + Sync),
     ) {
-        tokio::join!(self.hear(known, news), self.say(database), forget(known));
+        tokio::join!(self.hear(database, known, news), self.say(database), forget(known));
     }
 
     async fn say(&self, database: &Database) -> Infallible {
@@ -82,53 +76,54 @@ impl Replicas {
         }
     }
 
-    async fn hear(&self, known: &KnownDirectory, news: &(impl Fn() + Sync)) -> Infallible {
+    async fn hear(
+        &self,
+        database: &Database,
+        known: &KnownDirectory,
+        news: &(impl Fn() + Sync),
+    ) -> Infallible {
         loop {
-            let Err(error) = self.listen(known, news).await;
+            let Err(error) = listen(database, known, news).await;
             tracing::warn!(
-                error = format_args!("{:#}", anyhow::Error::new(error)),
+                error = format_args!("{error:#}"),
                 "does not hear other replicas until the database can be reached again"
             );
             tokio::time::sleep(AFTER_FAILURE).await;
         }
     }
+}
 
-    async fn listen(
-        &self,
-        known: &KnownDirectory,
-        news: &(impl Fn() + Sync),
-    ) -> Result<Infallible, tokio_postgres::Error> {
-        let tls = MakeRustlsConnect::new(self.tls.clone());
-        let (client, mut connection) = self.address.config().connect(tls).await?;
-        let listening = async {
-            client
-                .batch_execute(&format!(
-                    "LISTEN {CHANNEL}; SELECT pg_advisory_lock_shared({PRESENT})"
-                ))
-                .await?;
-            // What was said before is lost.
-            known.forget();
-            news();
-            pending().await
-        };
-        let hearing = async {
-            loop {
-                match poll_fn(|context| connection.poll_message(context)).await {
-                    Some(Ok(AsyncMessage::Notification(it))) if it.payload() == DIRECTORY => {
-                        known.forget();
-                    }
-                    Some(Ok(AsyncMessage::Notification(_))) => news(),
-                    Some(Ok(_)) => {}
-                    Some(Err(error)) => return error,
-                    // It ends without a word only where we have let go of it.
-                    None => pending().await,
+async fn listen(
+    database: &Database,
+    known: &KnownDirectory,
+    news: &(impl Fn() + Sync),
+) -> anyhow::Result<Infallible> {
+    let Dialled { client, mut messages } = database.dial().await?;
+    let listening = async {
+        let sql = format!("LISTEN {CHANNEL}; SELECT pg_advisory_lock_shared({PRESENT})");
+        client.batch_execute(&sql).await?;
+        // What was said before is lost.
+        known.forget();
+        news();
+        pending().await
+    };
+    let hearing = async {
+        loop {
+            match messages.next().await {
+                Some(Ok(AsyncMessage::Notification(it))) if it.payload() == DIRECTORY => {
+                    known.forget();
                 }
+                Some(Ok(AsyncMessage::Notification(_))) => news(),
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return error,
+                // It ends without a word only where we have let go of it.
+                None => pending().await,
             }
-        };
-        tokio::select! {
-            result = listening => result,
-            error = hearing => Err(error),
         }
+    };
+    tokio::select! {
+        result = listening => result,
+        error = hearing => Err(error.into()),
     }
 }
 

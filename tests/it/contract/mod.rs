@@ -23,6 +23,7 @@ use engagement_bridge::vault::{MasterKey, Vault};
 use jiff::Timestamp;
 
 use crate::support::{self, NOON, caller, connection};
+use crate::world::NoNames;
 
 pub(crate) const LEASE: Duration = Duration::from_mins(1);
 
@@ -61,8 +62,8 @@ impl Bench {
         let address: Address = support::postgres::database().parse().unwrap();
         let tls = engagement_bridge::tls::client_config(None).unwrap();
         let vault = Vault::new(&MasterKey::generate().unwrap());
-        let store =
-            PostgresStore::open(&address, tls, vault, lane::Policy::default()).await.unwrap();
+        let (names, lanes) = (Arc::new(NoNames), lane::Policy::default());
+        let store = PostgresStore::open(&address, tls, names, vault, lanes).await.unwrap();
         Self::furnish(Arc::new(store), None).await
     }
 

@@ -1,6 +1,5 @@
 //! Trouble while it runs: no 202 was a lie, and what was said comes true once the trouble is over.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::http::StatusCode;
@@ -8,12 +7,11 @@ use engagement_bridge::sandbox::{Sandbox, Script, Version};
 use rusqlite::Connection;
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
-use tokio::task::JoinSet;
 
 use super::Home;
 use super::restarts::until;
+use crate::support::relay::Relay;
 use crate::world::{Client, Receiver, sandbox};
 
 fn endless(sandbox: &Sandbox) -> String {
@@ -154,25 +152,9 @@ async fn a_graph_that_cannot_be_reached_is_waited_for() {
     assert_eq!(seen["nextStep"]["action"], "poll");
     assert!(shop.get("/readyz").await.status.is_success(), "the fault is not the bridge's");
 
-    let _relay = relay(graph, sandbox.address()).await;
+    let _relay = Relay::from(graph, sandbox.address()).await;
     let told = receiver.next().await;
     assert_eq!(told.about(), "succeeded");
     assert_eq!(told.json()["tracking"]["id"], id.as_str());
     assert!(serve.terminate().await.success());
-}
-
-/// Passes connections on, for as long as the answer is kept.
-async fn relay(from: SocketAddr, to: SocketAddr) -> JoinSet<()> {
-    let listener = TcpListener::bind(from).await.unwrap();
-    let mut relaying = JoinSet::new();
-    relaying.spawn(async move {
-        let mut connections = JoinSet::new();
-        while let Ok((mut near, _)) = listener.accept().await {
-            connections.spawn(async move {
-                let mut far = TcpStream::connect(to).await.unwrap();
-                drop(tokio::io::copy_bidirectional(&mut near, &mut far).await);
-            });
-        }
-    });
-    relaying
 }

@@ -27,6 +27,7 @@ use super::plan::{Identity, OperationPlan, Plan, Wish};
 use super::unreliable::{Unreliable, now};
 use crate::contract::Backend;
 use crate::support::{self, NOON, SECRET, api_key, caller, connection, token};
+use crate::world::NoNames;
 
 /// Where the store keeps what it keeps.
 pub(crate) enum Disk {
@@ -129,7 +130,7 @@ impl Disk {
             Self::Server { address, key } => {
                 let tls = engagement_bridge::tls::client_config(None).unwrap();
                 let (vault, lanes) = (Vault::new(key), lanes_policy());
-                let store = now(PostgresStore::open(address, tls, vault, lanes));
+                let store = now(PostgresStore::open(address, tls, Arc::new(NoNames), vault, lanes));
                 Arc::new(store.unwrap())
             }
             Self::Memory(store) => Arc::clone(store) as Arc<dyn Backend>,

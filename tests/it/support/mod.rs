@@ -1,6 +1,7 @@
-//! What tests share: plain values to start from, and PostgreSQL.
+//! What tests share: plain values to start from, PostgreSQL, and ways that can be cut.
 
 pub(crate) mod postgres;
+pub(crate) mod relay;
 
 use std::time::Duration;
 

@@ -38,7 +38,7 @@ pub(crate) const INTERVAL: &str = "100ms";
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Has no name server, so that no test asks anybody outside of this machine.
-struct NoNames;
+pub(crate) struct NoNames;
 
 #[async_trait]
 impl Names for NoNames {

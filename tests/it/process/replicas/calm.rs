@@ -6,8 +6,8 @@ use tokio::task::block_in_place;
 
 use super::*;
 use crate::process::ordeal::rules_kept;
-use crate::process::replicas::relay::{Relay, Way};
 use crate::support::postgres;
+use crate::support::relay::{Relay, Way};
 use crate::world::{Receiver, sandbox};
 
 /// How soon a key that was revoked anywhere is refused everywhere.

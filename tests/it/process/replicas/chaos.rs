@@ -7,12 +7,12 @@ use proptest::prelude::RngExt as _;
 use proptest::test_runner::TestRng;
 use tokio::task::{JoinSet, block_in_place};
 
-use super::relay::{Relay, Way};
 use super::*;
 use crate::process::ordeal::{
     App, PATIENT_SCHEDULE, Receiver, Taken, all_delivered, draws, rules_kept, setting, told_again,
 };
 use crate::support::postgres::{Cluster, Fsync};
+use crate::support::relay::{Relay, Way};
 use crate::world::sandbox;
 
 /// The lease of a step that was in the hands of a replica that was killed, and some more.

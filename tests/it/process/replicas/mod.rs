@@ -6,7 +6,6 @@
 mod calm;
 mod chaos;
 mod pause;
-mod relay;
 mod set_clock;
 
 use std::path::PathBuf;
