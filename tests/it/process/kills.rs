@@ -4,16 +4,14 @@
 //! `KILLS=300 cargo nextest run kills` does it as often as you like; `KILLS_SEED` draws other
 //! moments.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use proptest::prelude::RngExt as _;
-use tokio::task::JoinSet;
 
 use super::Home;
 use super::ordeal::{
-    App, PATIENT_SCHEDULE, Receiver, Taken, all_delivered, draws, now_ms, rules_kept, setting,
+    Apps, PATIENT_SCHEDULE, Receiver, Taken, all_delivered, draws, now_ms, rules_kept, setting,
     told_again,
 };
 use crate::world::sandbox;
@@ -44,20 +42,8 @@ async fn endure(how: End, times: u64) {
     let key = added["apiKey"].as_str().unwrap().to_owned();
     let mut serve = home.serve().await;
     let bridges = Arc::new(Mutex::new(vec![serve.client(&key)]));
-    let stop = Arc::<AtomicBool>::default();
-    let mut app = JoinSet::new();
-    app.spawn(
-        App {
-            name: "app",
-            sandbox: Arc::clone(&sandbox),
-            bridges: Arc::clone(&bridges),
-            asks: 0,
-            callback_url,
-            pace: Duration::from_millis(40),
-            stop: Arc::clone(&stop),
-        }
-        .run(),
-    );
+    let pace = Duration::from_millis(40);
+    let app = Apps::start(["app"], pace, &sandbox, &bridges, &callback_url);
 
     let mut ended_at = Vec::new();
     for _ in 0..times {
@@ -71,8 +57,7 @@ async fn endure(how: End, times: u64) {
         serve = home.serve().await;
         *bridges.lock().unwrap() = vec![serve.client(&key)];
     }
-    stop.store(true, Ordering::SeqCst);
-    let accepted = app.join_next().await.unwrap().unwrap();
+    let accepted = app.stop().await;
     assert!(times < accepted.len() as u64, "only {} were registered", accepted.len());
 
     let patience = if how == End::Kill { AFTER_KILLS } else { AFTER_STOPS };

@@ -89,22 +89,53 @@ pub(super) fn draws(seed: &str) -> TestRng {
     TestRng::from_seed(RngAlgorithm::ChaCha, &seed)
 }
 
-/// What an app does all the while: registers, each with a key, until it is told that it has.
-pub(super) struct App {
-    pub(super) name: &'static str,
-    pub(super) sandbox: Arc<Sandbox>,
-    /// Where the bridge is now; several, where there are replicas.
-    pub(super) bridges: Arc<Mutex<Vec<Client>>>,
+/// Where the bridge is now; several, where there are replicas.
+pub(super) type Bridges = Arc<Mutex<Vec<Client>>>;
+
+/// Apps that register all the while, each at a bridge of its own until that fails it.
+pub(super) struct Apps {
+    running: JoinSet<Vec<String>>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Apps {
+    pub(super) fn start<const N: usize>(
+        names: [&'static str; N],
+        pace: Duration,
+        sandbox: &Arc<Sandbox>,
+        bridges: &Bridges,
+        callback_url: &str,
+    ) -> Self {
+        let (mut running, stop) = (JoinSet::new(), Arc::<AtomicBool>::default());
+        for (asks, name) in names.into_iter().enumerate() {
+            let (sandbox, bridges) = (Arc::clone(sandbox), Arc::clone(bridges));
+            let (callback_url, stop) = (callback_url.to_owned(), Arc::clone(&stop));
+            running.spawn(App { name, sandbox, bridges, asks, callback_url, pace, stop }.run());
+        }
+        Self { running, stop }
+    }
+
+    /// The ids that were accepted.
+    pub(super) async fn stop(self) -> Vec<String> {
+        self.stop.store(true, Ordering::SeqCst);
+        self.running.join_all().await.concat()
+    }
+}
+
+/// Registers, each time with a key, until it is told that it has.
+struct App {
+    name: &'static str,
+    sandbox: Arc<Sandbox>,
+    bridges: Bridges,
     /// The one that it asks, until that fails it.
-    pub(super) asks: usize,
-    pub(super) callback_url: String,
-    pub(super) pace: Duration,
-    pub(super) stop: Arc<AtomicBool>,
+    asks: usize,
+    callback_url: String,
+    pace: Duration,
+    stop: Arc<AtomicBool>,
 }
 
 impl App {
-    /// The ids that were accepted.
-    pub(super) async fn run(mut self) -> Vec<String> {
+    async fn run(mut self) -> Vec<String> {
         let mut accepted = Vec::new();
         let mut pace = tokio::time::interval(self.pace);
         for number in 0.. {

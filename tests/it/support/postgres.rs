@@ -8,6 +8,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use url::Url;
 
@@ -103,6 +104,19 @@ impl Server {
     }
 }
 
+impl Server {
+    /// Waits until this is what psql prints.
+    pub(crate) fn until(&self, url: &str, statement: &str, wanted: &str) {
+        for _ in 0..600 {
+            if self.ask(url, statement) == wanted {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        panic!("it did not come to pass in time that {statement} is {wanted}");
+    }
+}
+
 impl Deref for Cluster {
     type Target = Server;
 
@@ -124,6 +138,40 @@ impl Cluster {
     /// On a machine of which these variables are the environment.
     pub(crate) fn start_in(environment: &[(&str, String)]) -> Self {
         Supervisor::spawn(&[Fsync::Off.setting()], environment).start()
+    }
+
+    /// A standby of the server that listens on this port. It applies what it is sent, and can be
+    /// read.
+    pub(crate) fn start_standby_of(port: u16) -> Self {
+        Supervisor::spawn(&[Fsync::Off.setting()], &[]).follow(port).start()
+    }
+
+    /// From now on the other one's standby, with what that one keeps.
+    pub(crate) fn start_again_as_standby_of(self, port: u16) -> Self {
+        self.supervisor.follow(port).start()
+    }
+
+    /// Gives a setting another value, at once and for good.
+    pub(crate) fn set(&self, setting: &str, value: &str) {
+        for statement in
+            [&format!("ALTER SYSTEM SET {setting} = '{value}'"), "SELECT pg_reload_conf()"]
+        {
+            self.ask(self.url.as_str(), statement);
+        }
+    }
+
+    /// Makes a standby the primary, which waits for no other standby.
+    pub(crate) fn promote(&self) {
+        self.set("synchronous_standby_names", "");
+        assert_eq!(self.ask(self.url.as_str(), "SELECT pg_promote()"), "t");
+    }
+
+    /// Waits for the disks of its standbys too, now that it has one, before it says that anything
+    /// is kept.
+    pub(crate) fn wait_for_standbys(&self) {
+        self.set("synchronous_standby_names", "*");
+        let sql = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'";
+        self.until(self.url.as_str(), sql, "1");
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -160,6 +208,11 @@ impl Supervisor {
                 .expect("tests/postgres runs");
         let answers = BufReader::new(process.stdout.take().unwrap());
         Self { process, answers }
+    }
+
+    fn follow(mut self, port: u16) -> Self {
+        self.order(&format!("follow {port}"), "following");
+        self
     }
 
     fn start(mut self) -> Cluster {
@@ -222,6 +275,24 @@ fn what_was_committed_outlives_a_crash_and_a_stop() {
     let cluster = cluster.start_again();
     assert_eq!(cluster.ask(&url, "select string_agg(number::text, ' ') from kept"), "1 2");
     assert_eq!(cluster.ask(&url, "show fsync"), "on");
+}
+
+#[test]
+fn a_standby_has_what_its_primary_has_and_takes_its_place() {
+    let mut primary = Cluster::start(Fsync::Off);
+    let standby = Cluster::start_standby_of(primary.address().port());
+    primary.wait_for_standbys();
+    let url = primary.create_database();
+    let at_standby = standby.url(url.rsplit('/').next().unwrap());
+    primary.ask(&url, "create table kept as select 1");
+    let sql = "select count(*) from kept";
+    standby.until(&at_standby, sql, "1");
+    primary.kill();
+    standby.promote();
+    standby.ask(&at_standby, "insert into kept values (2)");
+
+    let primary = primary.start_again_as_standby_of(standby.address().port());
+    primary.until(&url, sql, "2");
 }
 
 #[test]

@@ -1,15 +1,15 @@
 //! Everything fails at random moments: replicas, the ways to the database, the database.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use proptest::prelude::RngExt as _;
 use proptest::test_runner::TestRng;
-use tokio::task::{JoinSet, block_in_place};
+use tokio::task::block_in_place;
 
 use super::*;
 use crate::process::ordeal::{
-    App, PATIENT_SCHEDULE, Receiver, Taken, all_delivered, draws, rules_kept, setting, told_again,
+    Apps, Bridges, PATIENT_SCHEDULE, Receiver, Taken, all_delivered, draws, rules_kept, setting,
+    told_again,
 };
 use crate::support::postgres::{Cluster, Fsync};
 use crate::support::relay::{Relay, Way};
@@ -33,7 +33,7 @@ type Span = (i64, i64);
 struct Trial {
     random: TestRng,
     replicas: Vec<Replica>,
-    bridges: Arc<Mutex<Vec<Client>>>,
+    bridges: Bridges,
     key: String,
     relay: Relay,
     cluster: Option<Cluster>,
@@ -180,20 +180,8 @@ async fn nothing_is_lost_by_chaos_on_postgres() {
     let (sandbox, receiver) = (Arc::new(sandbox().await), Receiver::default());
     let (callback_url, _serving) = receiver.start().await;
     let mut trial = Trial::begin(&sandbox).await;
-    let stop = Arc::<AtomicBool>::default();
-    let mut apps = JoinSet::new();
-    for (asks, name) in ["one", "two", "three"].into_iter().enumerate() {
-        let app = App {
-            name,
-            sandbox: Arc::clone(&sandbox),
-            bridges: Arc::clone(&trial.bridges),
-            asks,
-            callback_url: callback_url.clone(),
-            pace: Duration::from_millis(150),
-            stop: Arc::clone(&stop),
-        };
-        apps.spawn(app.run());
-    }
+    let (names, bridges) = (["one", "two", "three"], &trial.bridges);
+    let apps = Apps::start(names, PACE, &sandbox, bridges, &callback_url);
 
     for _ in 0..3 {
         trial.wait(100, 1_000).await;
@@ -210,8 +198,7 @@ async fn nothing_is_lost_by_chaos_on_postgres() {
     tokio::time::sleep(over.saturating_sub(paused_at.elapsed())).await;
     trial.resume(paused).await;
     trial.faults.long_pause = (paused_at_ms, now_ms());
-    stop.store(true, Ordering::SeqCst);
-    let accepted: Vec<String> = apps.join_all().await.concat();
+    let accepted = apps.stop().await;
 
     all_delivered(&trial.serve(0).client(&trial.key), &accepted, AFTER_ALL).await;
     for replica in &mut trial.replicas {

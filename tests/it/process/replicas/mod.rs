@@ -17,7 +17,7 @@ use engagement_bridge::sandbox::{Sandbox, Script, Version};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::ordeal::now_ms;
+use super::ordeal::{self, now_ms};
 use super::restarts::until;
 use super::{Home, Serve};
 use crate::world::Client;
@@ -26,6 +26,12 @@ const ADMIN_KEY: &str = "an-admin-key-of-all-replicas";
 
 /// How long a step is in the hands of one replica, whatever becomes of that.
 const LEASE: Duration = Duration::from_secs(90);
+
+/// Between two registrations of an app.
+const PACE: Duration = Duration::from_millis(150);
+
+/// How long replicas may take to go on when the trouble is over.
+const TO_GO_ON: Duration = Duration::from_secs(30);
 
 /// How long a replica may take until it runs, while others have trouble.
 const TO_START: Duration = Duration::from_mins(1);
@@ -63,6 +69,13 @@ async fn started(home: &Home) -> Serve {
             Err(log) => assert!(Instant::now() < give_up_at, "serve does not start: {log}"),
         }
     }
+}
+
+/// Waits until more is told than was under way.
+async fn goes_on(receiver: &ordeal::Receiver) {
+    let told = receiver.taken().len();
+    let goes_on = until(async || told + 10 < receiver.taken().len());
+    tokio::time::timeout(TO_GO_ON, goes_on).await.expect("all has come to a halt");
 }
 
 fn operation(sandbox: &Sandbox, script: &Value) -> String {

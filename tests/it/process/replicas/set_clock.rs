@@ -1,13 +1,12 @@
 //! The clock of the database, by which all replicas plan, is set under load.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use tokio::task::{JoinSet, block_in_place};
+use tokio::task::block_in_place;
 
 use super::*;
-use crate::process::ordeal::{App, Receiver, all_delivered, rules_kept, told_again};
+use crate::process::ordeal::{Apps, Receiver, all_delivered, rules_kept, told_again};
 use crate::support::postgres::Cluster;
 use crate::world::sandbox;
 
@@ -60,21 +59,8 @@ async fn a_database_whose_clock_is_set_makes_no_poll_early_on_postgres() {
     let homes = [(); 3].map(|()| replica(&sandbox, &database));
     let key = homes[0].add_shop().await["apiKey"].as_str().unwrap().to_owned();
     let mut replicas = vec![homes[0].serve().await, homes[1].serve().await];
-    let bridges = replicas.iter().map(|it| it.client(&key)).collect();
-    let (bridges, stop) = (Arc::new(Mutex::new(bridges)), Arc::new(AtomicBool::new(false)));
-    let mut apps = JoinSet::new();
-    for (asks, name) in ["chess", "gardening"].into_iter().enumerate() {
-        let app = App {
-            name,
-            sandbox: Arc::clone(&sandbox),
-            bridges: Arc::clone(&bridges),
-            asks,
-            callback_url: callback_url.clone(),
-            pace: Duration::from_millis(150),
-            stop: Arc::clone(&stop),
-        };
-        apps.spawn(app.run());
-    }
+    let bridges = Arc::new(Mutex::new(replicas.iter().map(|it| it.client(&key)).collect()));
+    let apps = Apps::start(["chess", "gardening"], PACE, &sandbox, &bridges, &callback_url);
 
     for (times, offset) in ["+20m", "-20m", "+2s"].into_iter().enumerate() {
         tokio::time::sleep(BETWEEN).await;
@@ -88,12 +74,9 @@ async fn a_database_whose_clock_is_set_makes_no_poll_early_on_postgres() {
             times < logs.matches("the clock of the database was set").count()
         };
         tokio::time::timeout(TO_NOTICE, until(noticed)).await.expect("nobody has noticed");
-        let told = receiver.taken().len();
-        let goes_on = until(async || told + 10 < receiver.taken().len());
-        tokio::time::timeout(TO_NOTICE, goes_on).await.expect("all has come to a halt");
+        goes_on(&receiver).await;
     }
-    stop.store(true, Ordering::SeqCst);
-    let accepted: Vec<String> = apps.join_all().await.concat();
+    let accepted = apps.stop().await;
     all_delivered(&replicas[0].client(&key), &accepted, AFTER_ALL).await;
     for replica in replicas {
         assert!(replica.terminate().await.success());
