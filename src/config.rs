@@ -1,11 +1,12 @@
 //! The settings of `serve`: flags and environment variables, checked, and split into what each part
-//! needs. The only place that reads the environment.
+//! needs. With what is below it, the only place that reads the environment.
 //!
 //! Every setting is a flag, and an environment variable of the same name: `--min-poll-interval` is
 //! `ENGAGEMENT_BRIDGE_MIN_POLL_INTERVAL`. Secrets are never flags, for flags show in process lists.
 
-use std::fs::OpenOptions;
-use std::io::{self, Write as _};
+mod database;
+
+use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
@@ -16,65 +17,17 @@ use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
 use zeroize::Zeroizing;
 
-use crate::api::{self, ListenerLimits, new_api_key};
-use crate::clock::Clock;
+use self::database::MASTER_KEY;
+use crate::api::{self, ListenerLimits};
 use crate::graph::{GraphRoot, LoginRoot};
-use crate::vault::{MasterKey, VaultError};
+use crate::vault::VaultError;
 use crate::worker::{self, Retention};
 use crate::{callback, graph, lane, operation};
 
-const MASTER_KEY: &str = "ENGAGEMENT_BRIDGE_MASTER_KEY";
-const ADMIN_KEY: &str = "ENGAGEMENT_BRIDGE_ADMIN_KEY";
+pub use database::{Database, DatabaseSettings};
+
 const CLIENT_SECRET: &str = "ENGAGEMENT_BRIDGE_CLIENT_SECRET";
 const SIGNING_SECRET: &str = "ENGAGEMENT_BRIDGE_SIGNING_SECRET";
-
-/// A database, as it is named in the settings.
-#[derive(Clone, Debug)]
-pub enum Database {
-    /// SQLite's.
-    File(PathBuf),
-    /// The URL of a PostgreSQL. Not read before it is needed, for what cannot be read is shown by
-    /// those who read flags, and there may be a password in it.
-    Server(SecretString),
-}
-
-impl From<&str> for Database {
-    fn from(text: &str) -> Self {
-        if text.starts_with("postgres://") || text.starts_with("postgresql://") {
-            return Self::Server(text.into());
-        }
-        Self::File(text.into())
-    }
-}
-
-/// Where the database is: all that most commands need to know.
-#[derive(Args, Clone, Debug)]
-pub struct DatabaseSettings {
-    /// The database file; made new where there is none. Beside it are kept its lock, and the master
-    /// and admin keys unless they are given otherwise. Or, for several bridges on one database, a
-    /// PostgreSQL: `postgres://user@host/name`, with libpq's parameters (`sslmode`, `sslrootcert`,
-    /// several hosts); both keys must be given then. A password is best left to the environment, for
-    /// flags show in process lists.
-    #[arg(
-        long,
-        env = "ENGAGEMENT_BRIDGE_DATABASE",
-        hide_env_values = true,
-        default_value = "bridge.db",
-        value_name = "PATH or URL"
-    )]
-    pub database: Database,
-
-    /// A file with the key that secrets in the database are sealed under: 32 bytes in base64. Or
-    /// give the key itself in `ENGAGEMENT_BRIDGE_MASTER_KEY`. [default: made at first start, beside
-    /// the database]
-    #[arg(long, env = "ENGAGEMENT_BRIDGE_MASTER_KEY_FILE", value_name = "PATH")]
-    pub master_key_file: Option<PathBuf>,
-
-    /// A file with the operator's key to /v1/admin. Or give the key itself in
-    /// `ENGAGEMENT_BRIDGE_ADMIN_KEY`. [default: made at first start, beside the database]
-    #[arg(long, env = "ENGAGEMENT_BRIDGE_ADMIN_KEY_FILE", value_name = "PATH")]
-    pub admin_key_file: Option<PathBuf>,
-}
 
 /// Everything that can be set about `serve`.
 #[derive(Args, Clone, Debug)]
@@ -416,83 +369,6 @@ impl Settings {
     }
 }
 
-impl DatabaseSettings {
-    /// The master key: as given, or the one beside the database, made at first start.
-    pub fn master_key(&self) -> Result<MasterKey, ConfigError> {
-        if let Some(key) = environment(MASTER_KEY) {
-            let malformed = |source| ConfigError::MasterKey { from: MASTER_KEY.to_owned(), source };
-            return key.expose_secret().parse().map_err(malformed);
-        }
-        let path = self.master_key_file.clone().or_else(|| self.beside("master-key"));
-        let path = path
-            .ok_or(ConfigError::KeyNotGiven { flag: "--master-key-file", variable: MASTER_KEY })?;
-        let from_file = |text: &str| {
-            let malformed =
-                |source| ConfigError::MasterKey { from: path.display().to_string(), source };
-            text.parse().map_err(malformed)
-        };
-        if let Some(text) = read_secret(&path)? {
-            return from_file(&text);
-        }
-        match &self.database {
-            Database::File(database) if self.master_key_file.is_some() || database.exists() => {
-                return Err(ConfigError::KeyMissing { database: database.clone(), path });
-            }
-            Database::Server(_) => {
-                let source = io::Error::from(io::ErrorKind::NotFound);
-                return Err(ConfigError::Unreadable { path, source });
-            }
-            Database::File(_) => {}
-        }
-        let key = MasterKey::generate().map_err(|source| ConfigError::MasterKey {
-            from: path.display().to_string(),
-            source,
-        })?;
-        write_secret(&path, &key.expose())?;
-        tracing::info!(path = %path.display(), "made a master key: keep a copy of it apart from the database");
-        Ok(key)
-    }
-
-    /// The admin key: as given, or the one beside the database, made at first start.
-    pub fn admin_key(&self, clock: &dyn Clock) -> Result<SecretString, ConfigError> {
-        let checked = |text: &str, from: String| {
-            let text = text.trim();
-            let fits = (16..=256).contains(&text.len());
-            if !fits || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-                return Err(ConfigError::AdminKey { from });
-            }
-            Ok(SecretString::from(text))
-        };
-        if let Some(key) = environment(ADMIN_KEY) {
-            return checked(key.expose_secret(), ADMIN_KEY.to_owned());
-        }
-        let path = self.admin_key_file.clone().or_else(|| self.beside("admin-key"));
-        let path =
-            path.ok_or(ConfigError::KeyNotGiven { flag: "--admin-key-file", variable: ADMIN_KEY })?;
-        if let Some(text) = read_secret(&path)? {
-            return checked(&text, path.display().to_string());
-        }
-        if self.admin_key_file.is_some() {
-            let source = io::Error::from(io::ErrorKind::NotFound);
-            return Err(ConfigError::Unreadable { path, source });
-        }
-        let (key, _) = new_api_key(clock.now()).map_err(ConfigError::NoRandomness)?;
-        write_secret(&path, key.expose_secret())?;
-        tracing::info!(path = %path.display(), "made an admin key");
-        Ok(key)
-    }
-
-    /// Where a key is kept that was not given. Not beside a server's database: each replica would
-    /// make one of its own.
-    fn beside(&self, what: &str) -> Option<PathBuf> {
-        let Database::File(path) = &self.database else { return None };
-        let mut name = path.as_os_str().to_owned();
-        name.push(".");
-        name.push(what);
-        Some(PathBuf::from(name))
-    }
-}
-
 /// Reads `1500ms`, `31s`, `10m`, `24h`, `30d`, `PT31S`, or a plain number of seconds.
 pub fn span(text: &str) -> Result<Duration, String> {
     let text = text.trim();
@@ -523,20 +399,6 @@ pub fn client_secret() -> Option<Zeroizing<String>> {
 /// The signing secret for `verify`, where the environment has it.
 pub fn signing_secret() -> Option<Zeroizing<String>> {
     environment(SIGNING_SECRET).map(|secret| Zeroizing::new(secret.expose_secret().to_owned()))
-}
-
-/// Writes a new file that only its owner can read, and makes sure that it stays.
-fn write_secret(path: &Path, secret: &str) -> Result<(), ConfigError> {
-    let unwritable = |source| ConfigError::Unwritable { path: path.to_owned(), source };
-    let mut options = OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options.open(path).map_err(unwritable)?;
-    file.write_all(secret.as_bytes()).map_err(unwritable)?;
-    file.write_all(b"\n").map_err(unwritable)?;
-    // A key that is lost to a power cut takes all that was sealed under it along.
-    file.sync_all().map_err(unwritable)
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the environment")]
