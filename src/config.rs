@@ -5,6 +5,7 @@
 //! `ENGAGEMENT_BRIDGE_MIN_POLL_INTERVAL`. Secrets are never flags, for flags show in process lists.
 
 mod database;
+mod egress;
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,18 +14,19 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
 use zeroize::Zeroizing;
 
 use self::database::MASTER_KEY;
 use crate::api::{self, ListenerLimits};
+use crate::courier::InvalidProxy;
 use crate::graph::{GraphRoot, LoginRoot};
 use crate::vault::VaultError;
 use crate::worker::{self, Retention};
 use crate::{callback, graph, lane, operation};
 
 pub use database::{Database, DatabaseSettings};
+pub use egress::{AllowedPort, EgressSettings};
 
 const CLIENT_SECRET: &str = "ENGAGEMENT_BRIDGE_CLIENT_SECRET";
 const SIGNING_SECRET: &str = "ENGAGEMENT_BRIDGE_SIGNING_SECRET";
@@ -101,19 +103,8 @@ pub struct Settings {
     )]
     pub credential_grace: Duration,
 
-    /// Allow callback URLs with plain http.
-    #[arg(long, env = "ENGAGEMENT_BRIDGE_ALLOW_HTTP_CALLBACKS")]
-    pub allow_http_callbacks: bool,
-
-    /// Allow callbacks to addresses in this network, which would else be refused: private,
-    /// loopback and the like. Repeat it, or separate several with commas.
-    #[arg(
-        long,
-        env = "ENGAGEMENT_BRIDGE_ALLOW_CALLBACK_CIDR",
-        value_name = "CIDR",
-        value_delimiter = ','
-    )]
-    pub allow_callback_cidr: Vec<IpNet>,
+    #[command(flatten)]
+    pub egress: EgressSettings,
 
     /// How long to wait before each attempt of a callback, separated with commas; as many attempts
     /// as entries.
@@ -206,6 +197,8 @@ pub enum ConfigError {
     Schedule,
     #[error("--login-root is needed for a Graph root that is none of Microsoft's")]
     NoLoginRoot,
+    #[error("--callback-proxy is not one that callbacks can go through")]
+    CallbackProxy(#[source] InvalidProxy),
     #[error("cannot read {path}")]
     Unreadable {
         path: PathBuf,

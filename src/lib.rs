@@ -36,6 +36,8 @@
 //!   anything outside is asked.
 //! * `graph` and `courier` know neither the store nor each other, and no error of theirs goes
 //!   further than an event in a life.
+//! * Nothing is dialled for a callback but what the guard ([`courier::egress`]) hands out, and only
+//!   `courier::exit` dials it.
 //! * `api` never takes a step, `worker` never sees a request, and neither names a database.
 //! * Only [`serve`] and the commands name implementations. Only `clock` reads the clock. Only
 //!   `config` reads the environment.
@@ -51,6 +53,8 @@
 //! * Plans follow a time that does not jump when the machine's clock is set (see
 //!   [`clock::Steady`]), and a poll is over, one way or another, a whole interval before its lease
 //!   ends: no two polls meet within 30 s, not even of two workers one of which was stopped.
+//! * Callbacks are sent by hyper's client and not by reqwest, which sends everything else: its
+//!   connector can be the guard, through a proxy too, where reqwest would hand over the name.
 //! * What lapses (deadlines, the age of a callback) is claimed without its lane, so that a paused
 //!   lane cannot keep an operation from ending.
 

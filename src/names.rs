@@ -6,17 +6,17 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use hickory_resolver::TokioResolver;
+use hickory_resolver::config::{NameServerConfig, ResolveHosts, ResolverConfig};
 use hickory_resolver::net::NetError;
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::{ResolverBuilder, TokioResolver};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-
-/// Addresses that are looked at for one name. More of them are no use to anybody honest.
-const MOST_ADDRESSES: usize = 32;
 
 /// Knows the addresses of names.
 #[async_trait]
 pub trait Names: Send + Sync {
-    /// All addresses of `host`, which is no literal; never none.
+    /// All addresses of `host`, which is no literal; never none. A dot at its end says that the name is
+    /// complete, and no search domain is tried.
     async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, LookupError>;
 }
 
@@ -42,15 +42,31 @@ pub struct SystemNames {
 }
 
 impl SystemNames {
+    /// The same, but for asking this name server, and no file, whatever the machine's configuration.
+    pub fn asking(name_server: SocketAddr) -> Self {
+        let mut server = NameServerConfig::udp_and_tcp(name_server.ip());
+        for connection in &mut server.connections {
+            connection.port = name_server.port();
+        }
+        let config = ResolverConfig::from_parts(None, Vec::new(), vec![server]);
+        let mut builder =
+            TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+        builder.options_mut().use_hosts_file = ResolveHosts::Never;
+        Self { resolver: OnceLock::from(built(builder)) }
+    }
+
     /// Set up when it is first needed, for who calls literals only needs no name server.
     fn resolver(&self) -> Result<&TokioResolver, LookupError> {
         let made = self.resolver.get_or_init(|| {
-            let mut builder = TokioResolver::builder_tokio().map_err(|error| error.to_string())?;
-            builder.options_mut().timeout = Duration::from_secs(2);
-            builder.build().map_err(|error| error.to_string())
+            built(TokioResolver::builder_tokio().map_err(|error| error.to_string())?)
         });
         made.as_ref().map_err(|reason| LookupError::Unavailable(reason.clone()))
     }
+}
+
+fn built(mut builder: ResolverBuilder<TokioRuntimeProvider>) -> Result<TokioResolver, String> {
+    builder.options_mut().timeout = Duration::from_secs(2);
+    builder.build().map_err(|error| error.to_string())
 }
 
 #[async_trait]
@@ -65,7 +81,8 @@ impl Names for SystemNames {
                 LookupError::Unavailable(error.to_string())
             }
         })?;
-        let addresses: Vec<IpAddr> = found.iter().take(MOST_ADDRESSES).collect();
+        // All of them, for whoever judges them: a message of DNS has room for 4,000.
+        let addresses: Vec<IpAddr> = found.iter().collect();
         if addresses.is_empty() { Err(LookupError::NotFound) } else { Ok(addresses) }
     }
 }
@@ -85,6 +102,6 @@ impl Resolve for Unguarded {
 }
 
 /// The form in which reqwest wants addresses; it puts the port in.
-pub(crate) fn dialled(addresses: Vec<IpAddr>) -> Addrs {
+fn dialled(addresses: Vec<IpAddr>) -> Addrs {
     Box::new(addresses.into_iter().map(|address| SocketAddr::new(address, 0)))
 }

@@ -2,4 +2,5 @@
 
 pub(crate) mod log;
 pub(crate) mod peer;
+pub(crate) mod proxy;
 pub(crate) mod secure;

@@ -43,6 +43,7 @@ impl Bridge {
         command.args(["--listen", "127.0.0.1:0", "--log-format", "json"]);
         command.args(["--graph-root", graph, "--login-root", graph]);
         command.args(["--allow-http-callbacks", "--allow-callback-cidr", "127.0.0.0/8"]);
+        command.args(["--allow-callback-port", "any"]);
         command.args(["--requests-per-second", "1000000", "--live-operations", "10000000"]);
         command.args(flags);
         let mut child = command.stderr(Stdio::piped()).kill_on_drop(true).spawn().unwrap();

@@ -24,6 +24,7 @@ use crate::api::{self, Api};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Database, DatabaseSettings};
 use crate::courier::Egress;
+use crate::courier::egress::Rules;
 use crate::graph::GraphRoot;
 use crate::names::{Names, SystemNames};
 use crate::nudge::Nudge;
@@ -123,7 +124,7 @@ fn api_of(
     let (router, _) = api::router(Api::new(api::Parts {
         store: opened.store(),
         directory: opened.directory(),
-        egress: Arc::new(Egress::new(false, Vec::new(), names, Arc::clone(&clock))),
+        egress: Arc::new(Egress::new(Rules::default(), names, Arc::clone(&clock))),
         clock,
         nudge: Arc::new(Nudge::default()),
         graph_root: GraphRoot::parse("https://graph.microsoft.com")?,

@@ -24,7 +24,8 @@ use crate::shutdown::Shutdown;
 Run a bridge against it:
   engagement-bridge sandbox --listen 127.0.0.1:8081 --speed 31
   engagement-bridge serve --graph-root http://127.0.0.1:8081 --login-root http://127.0.0.1:8081 \\
-      --min-poll-interval 1s --allow-http-callbacks --allow-callback-cidr 127.0.0.0/8")]
+      --min-poll-interval 1s --allow-http-callbacks --allow-callback-cidr 127.0.0.0/8 \\
+      --allow-callback-port any")]
 pub(super) struct Arguments {
     /// Where to listen; port 0 takes any that is free.
     #[arg(

@@ -7,12 +7,16 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, StatusCode, header};
-use reqwest::{Client, Response, redirect};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::ClientConfig;
 use tokio::time::{Instant, timeout_at};
 
-use super::egress::{AddressRefusal, CallbackUrl, Egress, Guarded, NotDialled, UrlRefusal};
+use super::egress::{CallbackUrl, Egress, NotDialled, Refusal};
+use super::exit::{ConnectTimedOut, Connector, ProxyFailed, ProxyWay};
 use super::signing::sign;
 use super::{Courier, Failure, Parcel, Receipt};
 use crate::callback::Reply;
@@ -38,7 +42,7 @@ const LONGEST_DETAIL: usize = 300;
 
 /// A [`Courier`] over HTTP/1.1 and HTTP/2.
 pub struct HttpCourier {
-    client: Client,
+    client: Client<Connector, Full<Bytes>>,
     egress: Arc<Egress>,
     clock: Arc<dyn Clock>,
     within: Duration,
@@ -52,41 +56,35 @@ struct Unanswered {
 }
 
 impl HttpCourier {
-    /// Fails only where the TLS configuration is not one that the client can take.
+    /// Callbacks go through `proxy`, where there is one.
     pub fn new(
         egress: Arc<Egress>,
-        tls: ClientConfig,
+        tls: &ClientConfig,
+        proxy: Option<ProxyWay>,
         clock: Arc<dyn Clock>,
-    ) -> Result<Self, reqwest::Error> {
-        Self::with_deadlines(egress, tls, clock, CONNECT_WITHIN, HARD_DEADLINE)
+    ) -> Self {
+        Self::with_deadlines(egress, tls, proxy, clock, CONNECT_WITHIN, HARD_DEADLINE)
     }
 
     fn with_deadlines(
         egress: Arc<Egress>,
-        mut tls: ClientConfig,
+        tls: &ClientConfig,
+        proxy: Option<ProxyWay>,
         clock: Arc<dyn Clock>,
         connect_within: Duration,
         within: Duration,
-    ) -> Result<Self, reqwest::Error> {
-        // reqwest sets these for configurations of its own making, and leaves ours alone.
-        tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        let client = Client::builder()
-            .tls_backend_preconfigured(tls)
-            .dns_resolver(Guarded(Arc::clone(&egress)))
-            .user_agent(USER_AGENT)
-            // A proxy from the environment would dial for us what the guard has never seen.
-            .no_proxy()
-            // A redirect leads where nobody has looked, so it is an answer like any other.
-            .redirect(redirect::Policy::none())
-            // One attempt is one request. By itself the client would send up to two more when a
-            // receiver refuses a stream, which the record of attempts would not tell, and which
-            // would not spare a receiver that wants less.
-            .retry(reqwest::retry::never())
-            .connect_timeout(connect_within)
+    ) -> Self {
+        let connector = Connector::new(Arc::clone(&egress), tls, proxy, connect_within);
+        // One attempt is one request: a redirect is an answer like any other, since it leads where
+        // nobody has looked, and a stream that a receiver refuses is not sent again, for the record
+        // of attempts would not tell of it.
+        let client = Client::builder(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .pool_timer(TokioTimer::new())
             .pool_max_idle_per_host(16)
             .pool_idle_timeout(Duration::from_secs(30))
-            .build()?;
-        Ok(Self { client, egress, clock, within })
+            .build(connector);
+        Self { client, egress, clock, within }
     }
 
     async fn attempt(&self, url: &CallbackUrl, parcel: &Parcel) -> Result<Receipt, Unanswered> {
@@ -95,19 +93,22 @@ impl HttpCourier {
             failure: Failure::TimedOut,
             detail: format!("no complete answer within {} s, {phase}", self.within.as_secs_f32()),
         };
-        let request =
-            self.client.post(url.as_str()).headers(self.headers(parcel)).body(parcel.body.clone());
-        let sent = timeout_at(until, request.send()).await;
-        let response = sent.map_err(|_| timed_out("before its headers"))?.map_err(classify)?;
+        let mut request = Request::new(Full::new(parcel.body.clone()));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = url.uri().clone();
+        *request.headers_mut() = self.headers(parcel);
+        let sent = timeout_at(until, self.client.request(request)).await;
+        let response = sent.map_err(|_| timed_out("before its headers"))?;
+        let response = response.map_err(|error| classify(&error, error.is_connect()))?;
         let status = response.status();
         // The status says what becomes of the callback, however the rest of the answer goes.
         let reply = reply(status, response.headers(), self.clock.wall());
         let mut answer = BytesMut::new();
-        let broken = match timeout_at(until, read(response, &mut answer)).await {
+        let broken = match timeout_at(until, read(response.into_body(), &mut answer)).await {
             Ok(Ok(())) => None,
             // Whoever says 2xx has taken the callback, and nothing went wrong.
             Ok(Err(_)) | Err(_) if status.is_success() => None,
-            Ok(Err(error)) => Some(classify(error)),
+            Ok(Err(error)) => Some(classify(&error, false)),
             Err(_) => Some(timed_out("before the end of its body")),
         };
         let (failure, detail) = broken.map(|it| (it.failure, it.detail)).unzip();
@@ -120,7 +121,9 @@ impl HttpCourier {
         let (id, timestamp) = (parcel.id.to_string(), self.clock.wall().as_second());
         let signature = sign(&parcel.secrets, &id, timestamp, &parcel.body);
         let mut headers = HeaderMap::new();
+        headers.insert(header::ACCEPT, HeaderValue::from_static("*/*"));
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
         headers.insert("webhook-timestamp", HeaderValue::from(timestamp));
         for (name, value) in [("webhook-id", id), ("webhook-signature", signature)] {
             // Both are made of letters, digits and base64, which headers take.
@@ -178,9 +181,10 @@ fn reply(status: StatusCode, headers: &HeaderMap, now: jiff::Timestamp) -> Reply
 }
 
 /// Reads so much of the answer, and keeps less.
-async fn read(mut response: Response, kept: &mut BytesMut) -> Result<(), reqwest::Error> {
+async fn read(mut body: Incoming, kept: &mut BytesMut) -> Result<(), hyper::Error> {
     let mut read = 0;
-    while let Some(chunk) = response.chunk().await? {
+    while let Some(frame) = body.frame().await {
+        let Ok(chunk) = frame?.into_data() else { continue };
         let room = KEPT.saturating_sub(kept.len()).min(chunk.len());
         kept.extend_from_slice(chunk.get(..room).unwrap_or_default());
         read += chunk.len();
@@ -192,19 +196,12 @@ async fn read(mut response: Response, kept: &mut BytesMut) -> Result<(), reqwest
 }
 
 /// Finds the failure in the chain of causes, by type and never by text.
-fn classify(error: reqwest::Error) -> Unanswered {
-    let is_connect = error.is_connect();
-    // The URL may hold secrets, and the detail is shown.
-    let error = error.without_url();
-    let causes: Vec<_> = std::iter::successors(Some(&error as &dyn Error), cause_of).collect();
+fn classify(error: &(dyn Error + 'static), is_connect: bool) -> Unanswered {
+    let causes: Vec<_> = std::iter::successors(Some(error), cause_of).collect();
     // Those within know more than those around them.
     let found = causes.iter().rev().find_map(|cause| failure(*cause, is_connect));
-    let failure = match found {
-        Some(failure) => failure,
-        None if error.is_timeout() => Failure::TimedOut,
-        None if is_connect => Failure::ConnectFailed,
-        None => Failure::ConnectionLost,
-    };
+    let failure =
+        found.unwrap_or(if is_connect { Failure::ConnectFailed } else { Failure::ConnectionLost });
     let last = causes.last().map(ToString::to_string).unwrap_or_default();
     Unanswered { failure, detail: last.chars().take(LONGEST_DETAIL).collect() }
 }
@@ -220,7 +217,7 @@ fn cause_of<'a>(&error: &&'a (dyn Error + 'static)) -> Option<&'a (dyn Error + '
 fn failure(cause: &(dyn Error + 'static), is_connect: bool) -> Option<Failure> {
     if let Some(not_dialled) = cause.downcast_ref::<NotDialled>() {
         return Some(match not_dialled {
-            NotDialled::Refused(AddressRefusal { .. }) => Failure::AddressRefused,
+            NotDialled::Refused(refusal) => Failure::Refused(refusal.code()),
             NotDialled::NotResolved(
                 LookupError::NotFound | LookupError::TimedOut | LookupError::Unavailable(_),
             ) => Failure::NameNotResolved,
@@ -229,28 +226,38 @@ fn failure(cause: &(dyn Error + 'static), is_connect: bool) -> Option<Failure> {
     if cause.is::<rustls::Error>() {
         return Some(Failure::TlsFailed);
     }
+    if cause.is::<ProxyFailed>() {
+        return Some(Failure::ProxyFailed);
+    }
+    if cause.is::<ConnectTimedOut>() {
+        return Some(Failure::TimedOut);
+    }
     if let Some(error) = cause.downcast_ref::<hyper::Error>()
         && (error.is_parse() || error.is_parse_status())
     {
         return Some(Failure::AnswerMalformed);
     }
+    let kind = cause.downcast_ref::<io::Error>()?.kind();
+    if kind == ErrorKind::TimedOut {
+        return Some(Failure::TimedOut);
+    }
     // So hyper says that a body is not as its headers announce it.
-    let error = cause.downcast_ref::<io::Error>()?;
-    let is_malformed = matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::InvalidData);
+    let is_malformed = matches!(kind, ErrorKind::InvalidInput | ErrorKind::InvalidData);
     (is_malformed && !is_connect).then_some(Failure::AnswerMalformed)
 }
 
-impl From<&UrlRefusal> for Unanswered {
-    fn from(refusal: &UrlRefusal) -> Self {
-        Self { failure: Failure::AddressRefused, detail: refusal.to_string() }
+impl From<&Refusal> for Unanswered {
+    fn from(refusal: &Refusal) -> Self {
+        Self { failure: Failure::Refused(refusal.code()), detail: refusal.to_string() }
     }
 }
 
 impl From<Unanswered> for Receipt {
     fn from(unanswered: Unanswered) -> Self {
         let reply = match unanswered.failure {
-            Failure::AddressRefused => Reply::AddressRefused,
+            Failure::Refused(_) => Reply::AddressRefused,
             Failure::NameNotResolved
+            | Failure::ProxyFailed
             | Failure::ConnectFailed
             | Failure::TlsFailed
             | Failure::TimedOut

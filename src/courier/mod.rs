@@ -1,10 +1,12 @@
 //! Tells the receiver: one signed POST, to an address that the operator allows.
 //!
-//! [`compose`] writes what is sent, once; [`signing`] signs it, anew for each attempt; [`Egress`]
-//! says where it may go; [`HttpCourier`] sends it. Signing and composing are pure.
+//! [`compose`] writes what is sent, once; [`signing`] signs it, anew for each attempt; [`egress`]
+//! says where it may go; [`HttpCourier`] sends it, by the way out that [`exit`] keeps. Signing,
+//! composing and the rules of where it may go are pure.
 
-mod egress;
+pub mod egress;
 mod envelope;
+mod exit;
 mod http;
 pub mod signing;
 #[cfg(test)]
@@ -16,9 +18,11 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::callback::{CallbackId, Reply};
+use egress::RefusalCode;
 
-pub use egress::{AddressRefusal, CallbackUrl, Egress, HostRefusal, UrlRefusal};
+pub use egress::{CallbackUrl, Egress};
 pub use envelope::{Letter, Tracking, compose};
+pub use exit::{InvalidProxy, Proxy, ProxyWay};
 pub use http::{HARD_DEADLINE, HttpCourier};
 pub use signing::SigningSecret;
 
@@ -61,10 +65,12 @@ pub struct Receipt {
 /// What kept an attempt from being answered, or its answer from being read.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Failure {
+    /// Nothing was sent: the operator's rules do not allow it.
+    Refused(RefusalCode),
     /// No address was found for the name.
     NameNotResolved,
-    /// An address that the operator does not allow.
-    AddressRefused,
+    /// The operator's proxy was not reached, or did not connect us.
+    ProxyFailed,
     ConnectFailed,
     /// No secure connection: certificate wrong or expired, no common version.
     TlsFailed,
@@ -77,11 +83,25 @@ pub enum Failure {
 }
 
 impl Failure {
+    pub fn all() -> impl Iterator<Item = Self> {
+        let others = [
+            Self::NameNotResolved,
+            Self::ProxyFailed,
+            Self::ConnectFailed,
+            Self::TlsFailed,
+            Self::TimedOut,
+            Self::ConnectionLost,
+            Self::AnswerMalformed,
+        ];
+        RefusalCode::ALL.map(Self::Refused).into_iter().chain(others)
+    }
+
     /// The code in attempt records and logs; it stays the same.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Refused(code) => code.as_str(),
             Self::NameNotResolved => "nameNotResolved",
-            Self::AddressRefused => "addressRefused",
+            Self::ProxyFailed => "proxyFailed",
             Self::ConnectFailed => "connectFailed",
             Self::TlsFailed => "tlsFailed",
             Self::TimedOut => "timedOut",

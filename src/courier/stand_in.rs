@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::future::pending;
 use std::net::IpAddr;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -36,7 +36,7 @@ impl Clock for SetClock {
 #[derive(Default)]
 pub(super) struct ToldNames {
     known: Mutex<HashMap<String, Result<Vec<IpAddr>, LookupError>>>,
-    asked: AtomicUsize,
+    asked: Mutex<Vec<String>>,
 }
 
 impl ToldNames {
@@ -51,7 +51,12 @@ impl ToldNames {
 
     /// How often it was asked.
     pub(super) fn asked(&self) -> usize {
-        self.asked.load(Ordering::SeqCst)
+        self.asked_for().len()
+    }
+
+    /// What it was asked for, as it was asked.
+    pub(super) fn asked_for(&self) -> Vec<String> {
+        self.asked.lock().unwrap().clone()
     }
 }
 
@@ -68,8 +73,8 @@ impl Names for SilentNames {
 #[async_trait]
 impl Names for ToldNames {
     async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, LookupError> {
-        self.asked.fetch_add(1, Ordering::SeqCst);
+        self.asked.lock().unwrap().push(host.to_owned());
         let known = self.known.lock().unwrap();
-        known.get(host).cloned().unwrap_or(Err(LookupError::NotFound))
+        known.get(host.trim_end_matches('.')).cloned().unwrap_or(Err(LookupError::NotFound))
     }
 }

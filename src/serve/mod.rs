@@ -11,8 +11,9 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::database::Opened;
 use crate::api::{self, Api, Listener};
-use crate::config::{ConfigError, Sections, Settings};
-use crate::courier::{Egress, HttpCourier};
+use crate::clock::Clock;
+use crate::config::{ConfigError, EgressSettings, Sections, Settings};
+use crate::courier::{Egress, HttpCourier, ProxyWay};
 use crate::graph::{self, HttpGraph};
 use crate::names::{Names, SystemNames, Unguarded};
 use crate::nudge::Nudge;
@@ -61,13 +62,10 @@ impl Bridge {
             }
         };
         let tls = tls::client_config(roots.as_deref())?;
-        let egress = Arc::new(Egress::new(
-            settings.allow_http_callbacks,
-            settings.allow_callback_cidr.clone(),
-            Arc::clone(&names),
-            Arc::clone(&clock),
-        ));
-        let courier = HttpCourier::new(Arc::clone(&egress), tls.clone(), Arc::clone(&clock))?;
+        let egress = Arc::new(egress(&settings.egress, Arc::clone(&names), Arc::clone(&clock)));
+        let proxy = settings.egress.proxy()?;
+        let proxy = proxy.map(|proxy| ProxyWay { proxy, names: Arc::clone(&names) });
+        let courier = HttpCourier::new(Arc::clone(&egress), &tls, proxy, Arc::clone(&clock));
         let asking = graph::Settings {
             root: sections.graph_root.clone(),
             login: sections.login_root.clone(),
@@ -148,6 +146,19 @@ impl Bridge {
         }
         ended
     }
+}
+
+/// The guard at the exit, by the operator's rules.
+pub(crate) fn egress(
+    settings: &EgressSettings,
+    names: Arc<dyn Names>,
+    clock: Arc<dyn Clock>,
+) -> Egress {
+    let rules = settings.rules();
+    if settings.callback_proxy_resolves {
+        return Egress::without_names(rules, clock);
+    }
+    Egress::new(rules, names, clock)
 }
 
 /// Waits for all parts. Fails as soon as one ends that was not told to.

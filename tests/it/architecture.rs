@@ -60,6 +60,7 @@ const ONLY_IN: &[(&str, &[&str], &str)] = &[
     ("SystemTime::now", &[], "time is a parameter, so that tests can set it"),
     ("std::time::Instant", &[], "tokio's can be paused by tests, this one cannot"),
     ("env::var", &["config.rs"], "all settings are in one place, with their help"),
+    ("HttpConnector", &["courier/exit"], "callbacks are dialled where the guard is asked"),
     ("SystemClock", &["clock", "cli"], "only those who put all together name it"),
     ("SteadyClock", &["clock", "serve"], "only those who put all together name it"),
     ("SqliteStore", &["store/sqlite", "serve"], "nobody else names a database"),
@@ -215,6 +216,27 @@ fn the_core_is_pure() {
         }
     }
     assert!(8 <= looked_at);
+}
+
+/// What decides where callbacks may go, and what is absent from it beside [`IMPURE`].
+const RULES_OF_THE_GUARD: &[&str] =
+    &["addresses.rs", "embedded.rs", "hosts.rs", "refusal.rs", "rules.rs", "url.rs"];
+
+#[test]
+fn the_rules_of_the_guard_are_pure() {
+    for (path, text) in sources() {
+        let Ok(file) = path.strip_prefix("courier/egress") else { continue };
+        if !RULES_OF_THE_GUARD.iter().any(|it| file == Path::new(it)) {
+            continue;
+        }
+        // Addresses are values.
+        let impure = IMPURE.iter().filter(|it| **it != "std::net").chain(&["crate::", "Egress"]);
+        for impure in impure {
+            assert!(!text.contains(impure), "{} holds {impure:?}: it only decides", path.display());
+        }
+    }
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/courier/egress");
+    assert!(RULES_OF_THE_GUARD.iter().all(|file| directory.join(file).exists()));
 }
 
 #[test]

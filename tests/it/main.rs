@@ -14,6 +14,7 @@ mod contract;
 mod damage;
 mod delivery;
 mod dialling;
+mod egress;
 mod lanes;
 mod outside;
 mod process;

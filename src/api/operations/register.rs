@@ -17,6 +17,7 @@ use crate::api::body::{Json, whole, word};
 use crate::api::problem::{Kind, Problem, ProblemBody};
 use crate::api::{Api, FieldError};
 use crate::courier::CallbackUrl;
+use crate::courier::egress::Refusal;
 use crate::graph::{Credential, Reference};
 use crate::operation::{self, OperationId, after};
 use crate::store::{
@@ -45,7 +46,14 @@ pub(in crate::api) struct Request {
         example = "https://graph.microsoft.com/v1.0/employeeExperience/engagementAsyncOperations('eyJf')"
     )]
     operation: String,
-    /// Where to tell how it ended.
+    /// Where to tell how it ended: an address that the operator allows, which is looked at again for
+    /// each attempt.
+    ///
+    /// If it is refused, the error's code says why, and so does the `failure` of an attempt: `tooLong`,
+    /// `notAUrl`, `schemeNotAllowed` (neither http nor https), `notHttps`, `userInfo` (a user name or a
+    /// password), `fragment`, `portNotAllowed`, `hostDenied`, `hostNotAllowed` (only certain hosts are),
+    /// `hostNotFound`, `addressDenied` (by the operator), `addressRefused` (private, loopback,
+    /// metadata and the like). New ones may come.
     #[schema(min_length = 1, max_length = 2048, example = "https://app.example.com/hooks/engage")]
     callback_url: String,
     /// The connection to ask Graph by; your default one, unless named. Not with `accessToken`.
@@ -233,21 +241,11 @@ async fn check(
 
 /// Refuses what no attempt would be allowed to reach, name resolution included.
 async fn callback_url(api: &Api, text: &str, errors: &mut Vec<FieldError>) -> Option<CallbackUrl> {
-    let mut complain = |code: &'static str, detail: String| {
-        errors.push(FieldError::new("callbackUrl", code, detail));
+    let checked = api.egress.check(text).await;
+    let complaint = |refused: Refusal| {
+        FieldError::new("callbackUrl", refused.code().as_str(), refused.to_string())
     };
-    let url = match api.egress.check_url(text) {
-        Ok(url) => url,
-        Err(refused) => {
-            complain(refused.as_str(), refused.to_string());
-            return None;
-        }
-    };
-    if let Err(refused) = api.egress.check_host(&url).await {
-        complain(refused.as_str(), refused.to_string());
-        return None;
-    }
-    Some(url)
+    checked.map_err(|refused| errors.push(complaint(refused))).ok()
 }
 
 fn deadline(

@@ -86,7 +86,8 @@ pub(in crate::api) struct CallbackView {
     about: String,
     /// `pending`, `delivered` or `undeliverable`.
     state: &'static str,
-    /// While undeliverable: `gone`, `addressRefused`, `attemptsSpent` or `tooOld`.
+    /// While undeliverable: `gone`, `addressRefused` (the operator's rules are against its URL, and
+    /// the `failure` of the last attempt says which), `attemptsSpent` or `tooOld`.
     reason: Option<&'static str>,
     url: String,
     owed_at: String,
@@ -115,7 +116,9 @@ struct AttemptView {
     /// What the receiver answered, if it did.
     #[schema(minimum = 100, maximum = 999)]
     status: Option<u16>,
-    /// What went wrong, where no answer came or not all of it: `nameNotResolved`, `timedOut`, …
+    /// What went wrong, where no answer came or not all of it: `nameNotResolved`, `proxyFailed`,
+    /// `connectFailed`, `tlsFailed`, `timedOut`, `connectionLost` or `answerMalformed`. Or where
+    /// nothing was sent, why the URL is refused: a code of `callbackUrl`. New ones may come.
     failure: Option<String>,
     detail: Option<String>,
     /// The first 4 KiB of the answer, as text.

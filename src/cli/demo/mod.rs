@@ -159,6 +159,8 @@ fn settings(directory: &TempDir, sandbox: &Sandbox) -> anyhow::Result<Settings> 
         "--allow-http-callbacks",
         "--allow-callback-cidr",
         "127.0.0.0/8",
+        "--allow-callback-port",
+        "any",
         "--shutdown-grace",
         "2s",
     ];

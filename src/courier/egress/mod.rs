@@ -4,8 +4,19 @@
 //! is judged twice. At registration, so that a caller learns at once. And at each attempt, on the
 //! very addresses that are dialled, because what a name resolves to may change in between: all
 //! answers of the resolver must pass, or nothing is sent at all.
+//!
+//! [`Rules`] decide, and with all that they are made of know no I/O. [`Egress`] looks names up and
+//! asks them. What connects is [`super::exit`]: it gets addresses from here, and dials no others.
+//!
+//! A connection that is kept open and used again leads to the address that was checked when it was
+//! made. The rules are those that the process was started with.
 
 mod addresses;
+mod embedded;
+mod explain;
+mod hosts;
+mod refusal;
+mod rules;
 mod url;
 
 use std::collections::HashMap;
@@ -13,18 +24,19 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use ::url::Url;
-use ipnet::IpNet;
 use jiff::Timestamp;
-use reqwest::dns::{Name, Resolve, Resolving};
 
 use crate::clock::Clock;
-use crate::names::{LookupError, Names, dialled};
+use crate::names::{LookupError, Names};
 use crate::operation::after;
 
-pub use url::{CallbackUrl, UrlRefusal};
-
-const LONGEST_URL: usize = 2_048;
+pub use addresses::Block;
+pub use embedded::{Face, InvalidNat64Prefix, Nat64Prefix};
+pub use explain::{Explanation, Faced, Looked, Step, Verdict};
+pub use hosts::{HostPattern, InvalidHostPattern};
+pub use refusal::{AddressRefusal, Because, Refusal, RefusalCode};
+pub use rules::{Part, Ports, Rules};
+pub use url::CallbackUrl;
 
 /// How long looking up a name may take. Less than connecting, of which it is a part, or a name
 /// server that is silent would pass for a receiver that is.
@@ -37,145 +49,76 @@ const REMEMBERED_FOR: Duration = Duration::from_secs(30);
 /// Hosts whose verdict is remembered at the most.
 const MOST_REMEMBERED: usize = 10_000;
 
-/// An address that callbacks may not go to.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("{address} is {what}, and the operator does not allow it")]
-pub struct AddressRefusal {
-    pub address: IpAddr,
-    pub what: &'static str,
-}
-
-/// Why callbacks are not sent to a host.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum HostRefusal {
-    #[error(transparent)]
-    Address(#[from] AddressRefusal),
-    #[error("the host does not exist, or has no address")]
-    NotFound,
-}
-
-impl HostRefusal {
-    /// The code in problems; it stays the same.
-    pub fn as_str(&self) -> &'static str {
-        match self {
-            Self::Address(_) => "addressRefused",
-            Self::NotFound => "hostNotFound",
-        }
-    }
-}
-
-/// Why a name is not dialled.
+/// Why nothing is dialled.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(super) enum NotDialled {
     #[error(transparent)]
-    Refused(#[from] AddressRefusal),
+    Refused(#[from] Refusal),
     #[error(transparent)]
     NotResolved(#[from] LookupError),
 }
 
+/// What may be dialled.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum Admitted {
+    /// Any of these, and nothing else.
+    Addresses(Vec<IpAddr>),
+    /// A name that a proxy is trusted to look up and to judge.
+    Name,
+}
+
 /// The operator's rules, and what is needed to apply them.
 pub struct Egress {
-    allow_http: bool,
-    allowed: Vec<IpNet>,
-    names: Arc<dyn Names>,
+    rules: Rules,
+    /// `None` where a proxy looks names up.
+    names: Option<Arc<dyn Names>>,
     clock: Arc<dyn Clock>,
-    remembered: Mutex<HashMap<String, Verdict>>,
+    remembered: Mutex<HashMap<String, Remembered>>,
 }
 
 #[derive(Clone)]
-struct Verdict {
+struct Remembered {
     good_until: Timestamp,
-    refusal: Option<HostRefusal>,
+    refusal: Option<Refusal>,
 }
 
 impl Egress {
-    /// `allowed` networks are open to callbacks whatever else they are.
-    pub fn new(
-        allow_http: bool,
-        allowed: Vec<IpNet>,
-        names: Arc<dyn Names>,
-        clock: Arc<dyn Clock>,
-    ) -> Self {
-        Self { allow_http, allowed, names, clock, remembered: Mutex::default() }
+    pub fn new(rules: Rules, names: Arc<dyn Names>, clock: Arc<dyn Clock>) -> Self {
+        Self { rules, names: Some(names), clock, remembered: Mutex::default() }
+    }
+
+    /// Judges URLs and the addresses in them, and leaves names to a proxy.
+    pub fn without_names(rules: Rules, clock: Arc<dyn Clock>) -> Self {
+        Self { rules, names: None, clock, remembered: Mutex::default() }
+    }
+
+    /// Whether callbacks may go to a URL, for all that it says and that its name resolves to now.
+    pub async fn check(&self, text: &str) -> Result<CallbackUrl, Refusal> {
+        let url = self.check_url(text)?;
+        self.check_host(&url).await?;
+        Ok(url)
     }
 
     /// Reads a callback URL, and refuses what the URL alone tells against. A literal address in
     /// any spelling that a URL may have (decimal, octal, hexadecimal, short) is judged by what it
     /// becomes.
-    pub fn check_url(&self, text: &str) -> Result<CallbackUrl, UrlRefusal> {
-        if text.len() > LONGEST_URL {
-            return Err(UrlRefusal::TooLong);
-        }
-        // The parser repairs these silently, and what is called should be what was written.
-        if text.bytes().any(|byte| byte.is_ascii_control() || matches!(byte, b' ' | b'\\')) {
-            return Err(UrlRefusal::NotAUrl);
-        }
-        let url = Url::parse(text).map_err(|_| UrlRefusal::NotAUrl)?;
-        match url.scheme() {
-            "https" => {}
-            "http" if self.allow_http => {}
-            "http" => return Err(UrlRefusal::NotHttps),
-            _ => return Err(UrlRefusal::SchemeNotAllowed),
-        }
-        // Likewise with fewer or more slashes than two.
-        let (scheme, rest) = text.split_once("://").ok_or(UrlRefusal::NotAUrl)?;
-        if scheme.len() != url.scheme().len() || rest.starts_with('/') {
-            return Err(UrlRefusal::NotAUrl);
-        }
-        if !url.username().is_empty() || url.password().is_some() {
-            return Err(UrlRefusal::UserInfo);
-        }
-        if url.fragment().is_some() {
-            return Err(UrlRefusal::Fragment);
-        }
-        if url.port() == Some(0) {
-            return Err(UrlRefusal::PortNotAllowed);
-        }
-        // What is kept has all that is not ASCII encoded, is longer for it, and is read again.
-        if url.as_str().len() > LONGEST_URL {
-            return Err(UrlRefusal::TooLong);
-        }
-        let url = CallbackUrl(url);
-        let address = url.literal().or_else(|| url.name().and_then(loopback_by_name));
-        if let Some(Err(refusal)) = address.map(|address| self.check_address(address)) {
-            let address = url.host().to_owned();
-            return Err(UrlRefusal::AddressRefused { address, what: refusal.what });
-        }
-        // To a resolver this is trouble, which refuses nobody: the first to tell would be the last
-        // attempt.
-        if url.name().is_some_and(|name| !can_be_resolved(name)) {
-            return Err(UrlRefusal::NotAUrl);
-        }
-        Ok(url)
-    }
-
-    /// Whether callbacks may go to `address`.
-    pub fn check_address(&self, address: IpAddr) -> Result<(), AddressRefusal> {
-        let Some(what) = addresses::special(address) else { return Ok(()) };
-        let inner = match address {
-            IpAddr::V4(_) => None,
-            IpAddr::V6(outer) => addresses::embedded(outer).map(IpAddr::V4),
-        };
-        let is_allowed = |address: IpAddr| self.allowed.iter().any(|net| net.contains(&address));
-        if is_allowed(address) || inner.is_some_and(is_allowed) {
-            return Ok(());
-        }
-        Err(AddressRefusal { address, what })
+    pub fn check_url(&self, text: &str) -> Result<CallbackUrl, Refusal> {
+        self.rules.check_url(text)
     }
 
     /// Whether callbacks may go to the host of `url`, for all that its name resolves to now.
     ///
     /// A resolver in trouble refuses nobody: the attempt will tell.
-    pub async fn check_host(&self, url: &CallbackUrl) -> Result<(), HostRefusal> {
+    pub async fn check_host(&self, url: &CallbackUrl) -> Result<(), Refusal> {
         let Some(name) = url.name() else { return Ok(()) };
         let now = self.clock.now();
         if let Some(verdict) = self.recall(name, now) {
             return verdict.refusal.map_or(Ok(()), Err);
         }
-        let refusal = match self.resolve(name).await {
+        let refusal = match self.admit(name).await {
             Ok(_) => None,
-            Err(NotDialled::Refused(refused)) => Some(HostRefusal::Address(refused)),
-            Err(NotDialled::NotResolved(LookupError::NotFound)) => Some(HostRefusal::NotFound),
+            Err(NotDialled::Refused(refusal)) => Some(refusal),
+            Err(NotDialled::NotResolved(LookupError::NotFound)) => Some(Refusal::HostNotFound),
             Err(NotDialled::NotResolved(LookupError::TimedOut | LookupError::Unavailable(_))) => {
                 return Ok(());
             }
@@ -184,54 +127,48 @@ impl Egress {
         refusal.map_or(Ok(()), Err)
     }
 
-    /// The addresses of `name`, all of them checked.
-    async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, NotDialled> {
-        let lookup = tokio::time::timeout(PATIENCE, self.names.addresses(name));
-        let addresses = lookup.await.unwrap_or(Err(LookupError::TimedOut))?;
-        for address in &addresses {
-            self.check_address(*address)?;
+    /// What may be dialled for `host`, which is a name, or an address with or without brackets.
+    pub(super) async fn admit(&self, host: &str) -> Result<Admitted, NotDialled> {
+        let literal = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+        if let Ok(address) = literal.unwrap_or(host).parse() {
+            self.rules.check_address(address).map_err(Refusal::Address)?;
+            return Ok(Admitted::Addresses(vec![address]));
         }
-        Ok(addresses)
+        let Some(names) = &self.names else { return Ok(Admitted::Name) };
+        let addresses = look_up(names.as_ref(), host).await?;
+        for address in &addresses {
+            self.rules.check_address(*address).map_err(|refusal| {
+                // The operator's to know, and not the caller's.
+                tracing::info!(host, %address, "refused {host}, which leads to {address}");
+                Refusal::LeadsTo(refusal)
+            })?;
+        }
+        Ok(Admitted::Addresses(addresses))
     }
 
-    fn recall(&self, name: &str, now: Timestamp) -> Option<Verdict> {
+    fn recall(&self, name: &str, now: Timestamp) -> Option<Remembered> {
         let remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
         remembered.get(name).filter(|verdict| now < verdict.good_until).cloned()
     }
 
-    fn remember(&self, name: &str, refusal: Option<HostRefusal>, now: Timestamp) {
+    fn remember(&self, name: &str, refusal: Option<Refusal>, now: Timestamp) {
         let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
         if remembered.len() >= MOST_REMEMBERED {
             remembered.retain(|_, verdict| now < verdict.good_until);
         }
         if remembered.len() < MOST_REMEMBERED {
             let good_until = after(now, REMEMBERED_FOR);
-            remembered.insert(name.to_owned(), Verdict { good_until, refusal });
+            remembered.insert(name.to_owned(), Remembered { good_until, refusal });
         }
     }
 }
 
-/// Whether a name is within the bounds of RFC 1035 §2.3.4, which the URL standard knows nothing of.
-fn can_be_resolved(name: &str) -> bool {
-    let name = name.strip_suffix('.').unwrap_or(name);
-    name.len() <= 253 && name.split('.').all(|label| (1..=63).contains(&label.len()))
-}
-
-/// What these names stand for everywhere (RFC 6761), whatever a resolver says.
-fn loopback_by_name(name: &str) -> Option<IpAddr> {
-    let name = name.trim_end_matches('.');
-    let is_localhost = name == "localhost" || name.ends_with(".localhost");
-    is_localhost.then_some(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST))
-}
-
-/// Resolves for the client that sends callbacks: it dials what passed, and nothing else.
-pub(super) struct Guarded(pub(super) Arc<Egress>);
-
-impl Resolve for Guarded {
-    fn resolve(&self, name: Name) -> Resolving {
-        let egress = Arc::clone(&self.0);
-        Box::pin(async move { Ok(dialled(egress.resolve(name.as_str()).await?)) })
-    }
+/// The addresses of a name from a URL. Such a name is complete: were it looked up in this network's
+/// search domains as well, a stranger's `db` would be ours.
+async fn look_up(names: &dyn Names, name: &str) -> Result<Vec<IpAddr>, LookupError> {
+    let complete = format!("{}.", name.trim_end_matches('.'));
+    let lookup = tokio::time::timeout(PATIENCE, names.addresses(&complete));
+    lookup.await.unwrap_or(Err(LookupError::TimedOut))
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 mod answers;
 mod bounds;
 mod failures;
+mod proxied;
 mod request;
 mod secure;
 
@@ -8,6 +9,7 @@ use std::future::pending;
 
 use jiff::Timestamp;
 
+use super::super::egress::{Ports, RefusalCode, Rules};
 use super::super::stand_in::{SetClock, ToldNames};
 use super::*;
 use crate::callback::CallbackId;
@@ -39,9 +41,15 @@ fn desk_with(allowed: &[&str], within: Duration, root_pem: Option<&str>) -> Desk
     let names = Arc::new(ToldNames::default());
     let clock = Arc::new(SetClock::at(NOON));
     let allowed = allowed.iter().map(|network| network.parse().unwrap()).collect();
-    let egress = Egress::new(true, allowed, Arc::clone(&names) as _, Arc::clone(&clock) as _);
+    let rules = Rules { allowed_networks: allowed, ..any_port() };
+    let egress = Egress::new(rules, Arc::clone(&names) as _, Arc::clone(&clock) as _);
     let courier = courier(egress, Arc::clone(&clock) as _, within, root_pem);
     Desk { courier, names, clock }
+}
+
+/// Receivers of tests listen where there is room.
+fn any_port() -> Rules {
+    Rules { allow_http: true, ports: Ports::Any, ..Rules::default() }
 }
 
 fn courier(
@@ -52,7 +60,7 @@ fn courier(
 ) -> HttpCourier {
     let tls = crate::tls::client_config(root_pem.map(str::as_bytes)).unwrap();
     let connect_within = CONNECT_WITHIN.min(within / 2);
-    HttpCourier::with_deadlines(Arc::new(egress), tls, clock, connect_within, within).unwrap()
+    HttpCourier::with_deadlines(Arc::new(egress), &tls, None, clock, connect_within, within)
 }
 
 fn desk(within: Duration) -> Desk {

@@ -8,6 +8,7 @@ use std::sync::{Arc, LazyLock};
 use async_trait::async_trait;
 use engagement_bridge::clock::SystemClock;
 use engagement_bridge::courier::Egress;
+use engagement_bridge::courier::egress::{Ports, Rules};
 use engagement_bridge::names::{LookupError, Names};
 use libfuzzer_sys::fuzz_target;
 
@@ -24,7 +25,8 @@ static STRICT: LazyLock<Egress> = LazyLock::new(|| egress(false));
 static LENIENT: LazyLock<Egress> = LazyLock::new(|| egress(true));
 
 fn egress(allow_http: bool) -> Egress {
-    Egress::new(allow_http, Vec::new(), Arc::new(NoNames), Arc::new(SystemClock))
+    let rules = Rules { allow_http, ports: Ports::Any, ..Rules::default() };
+    Egress::new(rules, Arc::new(NoNames), Arc::new(SystemClock))
 }
 
 /// By the standard library's lists, which are shorter than the product's and not written by us.

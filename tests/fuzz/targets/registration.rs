@@ -14,6 +14,7 @@ use axum::http::{Method, Request, StatusCode, header};
 use engagement_bridge::api::{Api, Limits, Parts, router};
 use engagement_bridge::clock::Clock;
 use engagement_bridge::courier::Egress;
+use engagement_bridge::courier::egress::{Ports, Rules};
 use engagement_bridge::graph::{Connection, GraphRoot, Reference};
 use engagement_bridge::names::{LookupError, Names};
 use engagement_bridge::nudge::Nudge;
@@ -91,7 +92,8 @@ impl Fresh {
             store.add_connection(&shop, &connection, Noon.now()).await.unwrap();
             added.unwrap().api_key
         });
-        let egress = Egress::new(true, Vec::new(), Arc::new(AllNames), Arc::new(Noon));
+        let rules = Rules { allow_http: true, ports: Ports::Any, ..Rules::default() };
+        let egress = Egress::new(rules, Arc::new(AllNames), Arc::new(Noon));
         let (router, document) = router(Api::new(Parts {
             store: store.clone(),
             directory: store,

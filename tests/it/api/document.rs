@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use engagement_bridge::api::Kind;
+use engagement_bridge::courier::Failure;
 use engagement_bridge::operation::Outcome;
 use serde_json::{Value, json};
 
@@ -150,6 +151,25 @@ async fn every_kind_of_problem_has_a_name_for_good_and_a_documented_status() {
     let uris: BTreeSet<_> = Kind::ALL.map(Kind::uri).into();
     assert_eq!(uris.len(), Kind::ALL.len(), "two kinds of one name");
     insta::assert_snapshot!(catalogue);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_code_of_a_refused_url_and_of_a_failed_attempt_is_told() {
+    let document = document().await;
+    let told = |schema: &str, member: &str| {
+        let path = format!("/components/schemas/{schema}/properties/{member}/description");
+        document.pointer(&path).unwrap().as_str().unwrap().to_owned()
+    };
+    let of_urls = told("Registration", "callbackUrl");
+    let of_attempts = told("Attempt", "failure");
+    let mut codes = BTreeSet::new();
+    for failure in Failure::all() {
+        let code = failure.as_str();
+        assert!(codes.insert(code), "{code} twice");
+        let is_refusal = matches!(failure, Failure::Refused(_));
+        let described = if is_refusal { &of_urls } else { &of_attempts };
+        assert!(described.contains(&format!("`{code}`")), "{code} is not in: {described}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

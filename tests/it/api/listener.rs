@@ -9,6 +9,7 @@ use axum::routing::get;
 use engagement_bridge::api::{Api, Limits, Listener, ListenerLimits, Parts, router};
 use engagement_bridge::clock::SystemClock;
 use engagement_bridge::courier::Egress;
+use engagement_bridge::courier::egress::Rules;
 use engagement_bridge::graph::GraphRoot;
 use engagement_bridge::names::SystemNames;
 use engagement_bridge::nudge::Nudge;
@@ -152,7 +153,7 @@ async fn a_connection_too_many_waits_until_another_one_is_closed() {
 fn bridge(limits: Limits) -> Router {
     let clock = Arc::new(SystemClock);
     let store = Arc::new(MemoryStore::new(lane::Policy::default()));
-    let egress = Egress::new(false, Vec::new(), Arc::new(SystemNames::default()), clock.clone());
+    let egress = Egress::new(Rules::default(), Arc::new(SystemNames::default()), clock.clone());
     let (router, _) = router(Api::new(Parts {
         store: store.clone(),
         directory: store,

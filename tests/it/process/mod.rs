@@ -51,6 +51,7 @@ impl Home {
             ("--login-root", root),
             ("--min-poll-interval", "1s"),
             ("--allow-callback-cidr", "127.0.0.0/8"),
+            ("--allow-callback-port", "any"),
             ("--callback-schedule", "0s,1s,1s"),
             ("--log-format", "json"),
         ];

@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use engagement_bridge::callback::{CallbackId, Reply};
 use engagement_bridge::clock::{Clock, Steady};
+use engagement_bridge::courier::egress::RefusalCode;
 use engagement_bridge::courier::{self, Courier, Parcel, Receipt};
 use engagement_bridge::graph::{Credential, Graph, Inquiry, Poll};
 use engagement_bridge::operation::{
@@ -419,7 +420,9 @@ fn receipt(reply: Reply) -> Receipt {
         Reply::Refused { .. } => (Some(400), None),
         Reply::Gone => (Some(410), None),
         Reply::Unwell { .. } => (None, Some(courier::Failure::ConnectionLost)),
-        Reply::AddressRefused => (None, Some(courier::Failure::AddressRefused)),
+        Reply::AddressRefused => {
+            (None, Some(courier::Failure::Refused(RefusalCode::AddressRefused)))
+        }
     };
     Receipt { reply, status, failure, detail: None, answer: Bytes::new(), took: Duration::ZERO }
 }

@@ -75,13 +75,19 @@ impl World {
 
     /// With more flags of `serve`.
     pub(crate) async fn begin_with(flags: &[&str]) -> Self {
-        let mut all = vec!["--allow-http-callbacks", "--allow-callback-cidr", "127.0.0.0/8"];
+        let mut all = vec!["--allow-http-callbacks", "--allow-callback-port", "any"];
+        all.extend(["--allow-callback-cidr", "127.0.0.0/8"]);
         all.extend(flags);
         Self::begin_strict(&all).await
     }
 
     /// Where callbacks go by https and to public addresses only, unless `flags` say else.
     pub(crate) async fn begin_strict(flags: &[&str]) -> Self {
+        Self::begin_asking(Arc::new(NoNames), flags).await
+    }
+
+    /// The same, with names that are known to others.
+    pub(crate) async fn begin_asking(names: Arc<dyn Names>, flags: &[&str]) -> Self {
         let sandbox = sandbox().await;
         let directory = tempfile::tempdir().unwrap();
         let receiver = Receiver::start().await;
@@ -89,7 +95,7 @@ impl World {
         all.extend(["--min-poll-interval", INTERVAL]);
         all.extend(flags);
         let settings = settings(&directory.path().join("bridge.db"), &all);
-        let bridge = Bridge::prepare_with(&settings, Arc::new(NoNames)).await.unwrap();
+        let bridge = Bridge::prepare_with(&settings, names).await.unwrap();
         let admin_key = settings.database.admin_key(&SystemClock).unwrap();
         let operator = Client::new(bridge.address(), admin_key);
         let shutdown = Shutdown::default();
