@@ -1,6 +1,7 @@
 //! The command line: one file for each command.
 
 mod callers;
+mod check_url;
 mod connections;
 mod demo;
 mod desk;
@@ -51,6 +52,8 @@ enum Command {
     Callers(callers::Arguments),
     /// Add and list connections: the Graph identities that callers ask by.
     Connections(connections::Arguments),
+    /// Explain whether callbacks may go to a URL, step by step.
+    CheckUrl(Box<check_url::Arguments>),
     /// Check the signature of a callback that was received, and say what is wrong with it.
     Verify(verify::Arguments),
     /// Ask a running bridge whether it is ready; made for containers.
@@ -88,6 +91,7 @@ impl Cli {
             Command::Sandbox(_)
             | Command::Callers(_)
             | Command::Connections(_)
+            | Command::CheckUrl(_)
             | Command::Verify(_)
             | Command::Healthcheck(_)
             | Command::Settings => "warn",
@@ -101,6 +105,7 @@ impl Cli {
                 Command::Sandbox(arguments) => sandbox::run(arguments).await,
                 Command::Callers(arguments) => callers::run(arguments).await,
                 Command::Connections(arguments) => connections::run(arguments).await,
+                Command::CheckUrl(arguments) => check_url::run(*arguments).await,
                 Command::Verify(arguments) => verify::run(arguments),
                 Command::Healthcheck(arguments) => healthcheck::run(arguments).await,
                 Command::Settings => settings::run(),

@@ -1,4 +1,4 @@
-//! Where callbacks may go.
+//! Where callbacks may go: what `serve` and `check-url` take alike.
 
 use std::net::IpAddr;
 use std::str::FromStr;

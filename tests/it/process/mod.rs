@@ -2,6 +2,7 @@
 
 mod commands;
 mod damage;
+mod egress;
 mod kills;
 mod ordeal;
 mod refusals;
@@ -23,6 +24,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::world::{Client, PATIENCE};
+
+pub(crate) use restarts::until;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_engagement-bridge");
 

@@ -63,7 +63,7 @@ async fn polled(shop: &Client, id: &str, polls: u64) {
 }
 
 /// Looks every few milliseconds, for as long as patience lasts.
-pub(super) async fn until(condition: impl AsyncFn() -> bool) {
+pub(crate) async fn until(condition: impl AsyncFn() -> bool) {
     let mut glance = tokio::time::interval(Duration::from_millis(5));
     let met = async {
         loop {
