@@ -1,7 +1,9 @@
-//! The guard at the exit, from the outside: tables of cases, and laws.
+//! The guard at the exit, from the outside: tables of cases, laws, and a name server that means no good.
 
 mod cases;
 mod laws;
+pub(crate) mod name_server;
+mod resolving;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
