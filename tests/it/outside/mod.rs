@@ -1,8 +1,9 @@
-//! Other people's code judges us: callbacks of the running bridge, the README's own snippets, and
-//! whether the API is what its document says.
+//! Other people's code judges us: callbacks of the running bridge, the README's own snippets, whether
+//! the API is what its document says, and which addresses are of the open internet.
 //!
 //! `tests/run` installs the libraries, with pinned versions, below `tests/outside`.
 
+mod addresses;
 mod schemathesis;
 
 use std::collections::BTreeMap;
