@@ -6,6 +6,7 @@ mod connections;
 mod demo;
 mod desk;
 mod healthcheck;
+mod migrate;
 mod output;
 mod sandbox;
 mod serve;
@@ -58,6 +59,8 @@ enum Command {
     Verify(verify::Arguments),
     /// Ask a running bridge whether it is ready; made for containers.
     Healthcheck(healthcheck::Arguments),
+    /// Bring a database up to the schema of this program, before bridges of it are started.
+    Migrate(migrate::Arguments),
     /// List every setting of `serve` as a Markdown table.
     Settings,
 }
@@ -94,6 +97,7 @@ impl Cli {
             | Command::CheckUrl(_)
             | Command::Verify(_)
             | Command::Healthcheck(_)
+            | Command::Migrate(_)
             | Command::Settings => "warn",
         };
         telemetry::init(&self.logs, usual_logs)?;
@@ -108,6 +112,7 @@ impl Cli {
                 Command::CheckUrl(arguments) => check_url::run(*arguments).await,
                 Command::Verify(arguments) => verify::run(arguments),
                 Command::Healthcheck(arguments) => healthcheck::run(arguments).await,
+                Command::Migrate(arguments) => migrate::run(arguments).await,
                 Command::Settings => settings::run(),
             }
         })

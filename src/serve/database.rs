@@ -5,7 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use secrecy::ExposeSecret as _;
+use rustls::ClientConfig;
+use secrecy::{ExposeSecret as _, SecretString};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, LOOK_EVERY, SharedClock, SteadyClock};
@@ -41,9 +42,7 @@ impl Opened {
                 Ok(Self::File { store, clock: Arc::new(SteadyClock::start()) })
             }
             Database::Server(url) => {
-                let address: Address =
-                    url.expose_secret().parse().context("the URL in --database cannot be read")?;
-                let tls = tls::client_config(address.roots().map(read).transpose()?.as_deref())?;
+                let (address, tls) = server(url)?;
                 // Apart, for it is large, and everybody who starts a bridge would carry it.
                 let opened =
                     Box::pin(PostgresStore::open(&address, tls, names, vault, lanes)).await;
@@ -121,6 +120,14 @@ async fn watch(store: &PostgresStore, clock: &SharedClock) {
         is_out_of_sight = looked.is_err();
         tokio::time::sleep(looked.unwrap_or(LOOK_EVERY)).await;
     }
+}
+
+/// What the URL of a PostgreSQL says, and how to make sure that it is that one which answers.
+pub(crate) fn server(url: &SecretString) -> anyhow::Result<(Address, ClientConfig)> {
+    let address: Address =
+        url.expose_secret().parse().context("the URL of the PostgreSQL cannot be read")?;
+    let tls = tls::client_config(address.roots().map(read).transpose()?.as_deref())?;
+    Ok((address, tls))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, ConfigError> {

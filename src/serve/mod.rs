@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use self::database::Opened;
+pub(crate) use self::database::{Opened, server};
 use crate::api::{self, Api, Listener};
 use crate::clock::Clock;
 use crate::config::{ConfigError, EgressSettings, Sections, Settings};

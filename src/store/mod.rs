@@ -231,6 +231,14 @@ pub trait Directory: Send + Sync {
     ) -> Result<Option<bool>, StoreError>;
 }
 
+/// The version of a database's schema before it was brought up to date, 0 where it had none, and
+/// after.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Migrated {
+    pub had: usize,
+    pub has: usize,
+}
+
 /// Why the store could not do what was asked. Never an expected outcome.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {

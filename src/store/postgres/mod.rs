@@ -51,7 +51,8 @@ use super::columns::Fields as _;
 use super::sealed::{CHECK, CHECK_PLACE};
 use super::{
     Amended, Amendment, Attempt, CallbackFilter, CallerName, Claimed, Commit, Committed, Forgotten,
-    OperationFilter, Page, Registered, Registration, Store, StoreError, StoredCallback, Tracked,
+    Migrated, OperationFilter, Page, Registered, Registration, Store, StoreError, StoredCallback,
+    Tracked,
 };
 use crate::callback::CallbackId;
 use crate::clock::SharedClock;
@@ -88,6 +89,16 @@ pub enum OpenError {
          use the newer program that wrote it"
     )]
     NewerVersion { found: usize, ours: usize },
+    #[error(
+        "the database has schema version {found}, this program needs {ours}, and this role may not \
+         bring it up to date: run `engagement-bridge migrate` by one that may"
+    )]
+    MayNotMigrate {
+        found: usize,
+        ours: usize,
+        #[source]
+        source: anyhow::Error,
+    },
     #[error("the master key does not open this database: give the one it was made with")]
     WrongKey(#[source] VaultError),
     #[error("the vault cannot seal")]
@@ -109,9 +120,7 @@ impl PostgresStore {
         policy: lane::Policy,
     ) -> Result<Self, OpenError> {
         let database = Database::new(address, tls, names)?;
-        let mut lent = database.lend().await?;
-        schema::migrate(lent.client()?).await?;
-        drop(lent);
+        bring_up_to_date(&database).await?;
         let (vault, policy) = (Arc::new(vault), Arc::new(policy));
         check_key(&database, &vault).await?;
         let registrations = Batches::start(&database, &vault, &policy);
@@ -141,6 +150,20 @@ impl PostgresStore {
     pub fn plan_by(&self, clock: &Arc<SharedClock>) {
         self.time.begin(clock);
     }
+}
+
+/// Brings the database at `address` up to date, and does nothing else with it.
+pub async fn migrate(
+    address: &Address,
+    tls: ClientConfig,
+    names: Arc<dyn Names>,
+) -> Result<Migrated, OpenError> {
+    bring_up_to_date(&Database::new(address, tls, names)?).await
+}
+
+async fn bring_up_to_date(database: &Database) -> Result<Migrated, OpenError> {
+    let mut lent = database.lend().await?;
+    schema::migrate(lent.client()?).await
 }
 
 async fn check_key(database: &Database, vault: &Arc<Vault>) -> Result<(), OpenError> {

@@ -18,6 +18,7 @@ mod sound;
 mod steps;
 mod writer;
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -37,7 +38,8 @@ use self::writer::Writer;
 use super::sealed::{CHECK, CHECK_PLACE};
 use super::{
     Amended, Amendment, Attempt, CallbackFilter, CallerName, Claimed, Commit, Committed, Forgotten,
-    OperationFilter, Page, Registered, Registration, Store, StoreError, StoredCallback, Tracked,
+    Migrated, OperationFilter, Page, Registered, Registration, Store, StoreError, StoredCallback,
+    Tracked,
 };
 use crate::callback::CallbackId;
 use crate::lane;
@@ -78,6 +80,8 @@ pub enum OpenError {
          use the newer program that wrote it, or restore a backup from before"
     )]
     NewerVersion { found: usize, ours: usize },
+    #[error("there is no database in {path}: `engagement-bridge serve` makes one")]
+    NotThere { path: PathBuf },
     #[error(
         "the file is a database of some other program: choose another path, \
          or restore a backup if it was ours"
@@ -110,18 +114,11 @@ impl SqliteStore {
     ///
     /// Blocks while it works.
     pub fn open(path: &Path, vault: Vault, policy: lane::Policy) -> Result<Self, OpenError> {
-        if std::fs::metadata(path).is_ok_and(|there| !there.is_file()) {
-            return Err(OpenError::NotAFile { path: path.to_owned() });
-        }
         let is_there = path.exists();
-        let mut lock = Lock::take(path)?;
-        if lock.is_log_alone() {
-            return Err(OpenError::Emptied { path: path.to_owned() });
-        }
-        let connection = connect(path, &lock, is_there)?;
+        let mut lock = lock(path)?;
+        let (connection, _) = connect(path, &lock, is_there)?;
         check_key(&connection, &vault)?;
-        let inaccessible = |source| OpenError::Inaccessible { path: path.to_owned(), source };
-        let damage = lock.opened().map_err(inaccessible)?;
+        let damage = lock.opened().map_err(inaccessible(path))?;
         let writer = Writer::start(path, connection, damage.clone())?;
         let (readers, known) = (Readers::new(path, damage), Arc::default());
         let lanes_forgotten_to = AtomicI64::default();
@@ -145,8 +142,48 @@ impl From<rusqlite::Error> for OpenError {
     }
 }
 
-/// A connection to a database that is ours, sound, and up to date.
-fn connect(path: &Path, lock: &Lock, is_there: bool) -> Result<Connection, OpenError> {
+/// Brings the database at `path` up to date, and does nothing else with it. Blocks while it works.
+pub fn migrate(path: &Path) -> Result<Migrated, OpenError> {
+    let mut lock = lock_existing(path)?;
+    let (_connection, had) = connect(path, &lock, true)?;
+    lock.opened().map_err(inaccessible(path))?;
+    Ok(Migrated { had, has: schema::VERSION })
+}
+
+/// Keeps other processes from the database at `path`, which may not be there yet.
+fn lock(path: &Path) -> Result<Lock, OpenError> {
+    if std::fs::metadata(path).is_ok_and(|there| !there.is_file()) {
+        return Err(OpenError::NotAFile { path: path.to_owned() });
+    }
+    let lock = Lock::take(path)?;
+    if lock.is_log_alone() {
+        return Err(OpenError::Emptied { path: path.to_owned() });
+    }
+    Ok(lock)
+}
+
+/// The same, where it has to be there.
+fn lock_existing(path: &Path) -> Result<Lock, OpenError> {
+    let not_there = || OpenError::NotThere { path: path.to_owned() };
+    // Before the lock, or a file of that would be left where no database is.
+    let there = match std::fs::metadata(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Err(not_there()),
+        there => there.map_err(inaccessible(path))?,
+    };
+    let lock = lock(path)?;
+    match there.len() {
+        0 if lock.was_made_before() => Err(OpenError::Emptied { path: path.to_owned() }),
+        0 => Err(not_there()),
+        _ => Ok(lock),
+    }
+}
+
+fn inaccessible(path: &Path) -> impl Fn(std::io::Error) -> OpenError {
+    move |source| OpenError::Inaccessible { path: path.to_owned(), source }
+}
+
+/// A connection to a database that is ours, sound, and up to date, and the version that it had.
+fn connect(path: &Path, lock: &Lock, is_there: bool) -> Result<(Connection, usize), OpenError> {
     let mut connection = Connection::open(path)?;
     // What is refused is left as it is, its log too.
     let keep_log = DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
@@ -182,7 +219,7 @@ fn connect(path: &Path, lock: &Lock, is_there: bool) -> Result<Connection, OpenE
     schema::migrate(&mut connection, version)?;
     sound::check_schema(&connection)?;
     connection.set_db_config(keep_log, false)?;
-    Ok(connection)
+    Ok((connection, version))
 }
 
 fn check_key(connection: &Connection, vault: &Vault) -> Result<(), OpenError> {

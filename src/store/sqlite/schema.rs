@@ -10,6 +10,9 @@ const APPLICATION_ID: i32 = 0x6542_7267;
 /// Each entry takes the schema one version further; entries are only ever added.
 const MIGRATIONS: &[&str] = &[include_str!("0001_first.sql")];
 
+/// The version that we bring a database up to.
+pub(super) const VERSION: usize = MIGRATIONS.len();
+
 /// The version of the database, or why it is refused. Changes nothing: what is not ours, or not
 /// ours any more, must stay as it is.
 pub(super) fn check_version(connection: &Connection) -> Result<usize, OpenError> {
@@ -23,7 +26,7 @@ pub(super) fn check_version(connection: &Connection) -> Result<usize, OpenError>
     if application_id != APPLICATION_ID && !is_new {
         return Err(OpenError::NotOurs);
     }
-    let ours = MIGRATIONS.len();
+    let ours = VERSION;
     let no_such_version =
         |_| OpenError::Damaged { found: format!("its schema version is {version}") };
     let found = usize::try_from(version).map_err(no_such_version)?;

@@ -4,6 +4,7 @@ mod commands;
 mod damage;
 mod egress;
 mod kills;
+mod migrations;
 mod ordeal;
 mod refusals;
 mod replicas;
