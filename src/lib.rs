@@ -12,8 +12,8 @@
 //!
 //! * [`operation`], [`callback`], [`lane`] decide. Pure rules: the life of an operation, the life of
 //!   a callback, and the budgets they share. What happens next is derived from the state.
-//! * [`store`] remembers: the contract in prose, and its backends. [`vault`] seals what must not be
-//!   read from a stolen database.
+//! * [`store`] remembers: the contract in prose, its backends, and how one takes another's place.
+//!   [`vault`] seals what must not be read from a stolen database.
 //! * [`graph`] asks Microsoft Graph. [`courier`] tells the receiver. Each knows one outside system.
 //!   [`tls`] is what both trust.
 //! * [`worker`] acts: claims what is due, takes the step, commits what came of it.

@@ -3,6 +3,7 @@
 mod callers;
 mod check_url;
 mod connections;
+mod copy;
 mod demo;
 mod desk;
 mod healthcheck;
@@ -61,6 +62,8 @@ enum Command {
     Healthcheck(healthcheck::Arguments),
     /// Bring a database up to the schema of this program, before bridges of it are started.
     Migrate(migrate::Arguments),
+    /// Move from a database file to a PostgreSQL, with everything that is in it.
+    Copy(Box<copy::Arguments>),
     /// List every setting of `serve` as a Markdown table.
     Settings,
 }
@@ -91,6 +94,7 @@ impl Cli {
             Command::Serve(_) => "info",
             // Tells of its throttled poll by itself.
             Command::Demo(_) => "error",
+            Command::Copy(_) => copy::LOGS,
             Command::Sandbox(_)
             | Command::Callers(_)
             | Command::Connections(_)
@@ -113,6 +117,7 @@ impl Cli {
                 Command::Verify(arguments) => verify::run(arguments),
                 Command::Healthcheck(arguments) => healthcheck::run(arguments).await,
                 Command::Migrate(arguments) => migrate::run(arguments).await,
+                Command::Copy(arguments) => copy::run(*arguments).await,
                 Command::Settings => settings::run(),
             }
         })

@@ -22,6 +22,17 @@ pub(super) fn line(text: impl std::fmt::Display) -> io::Result<()> {
     writeln!(anstream::stdout(), "{text}")
 }
 
+/// Whether somebody sees what goes to standard error.
+pub(super) fn is_watched() -> bool {
+    io::stderr().is_terminal()
+}
+
+/// Writes over what was written so before; a last, empty one leaves nothing.
+pub(super) fn status(text: impl std::fmt::Display) {
+    // There is nobody left to tell of a standard error that is closed.
+    drop(write!(anstream::stderr().lock(), "\r{text}\x1b[K"));
+}
+
 /// Prints `value` as JSON, on one line.
 pub(super) fn json(value: &impl Serialize) -> anyhow::Result<()> {
     Ok(line(serde_json::to_string(value)?)?)

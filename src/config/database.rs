@@ -18,7 +18,7 @@ const ADMIN_KEY: &str = "ENGAGEMENT_BRIDGE_ADMIN_KEY";
 /// A database, as it is named in the settings.
 #[derive(Clone, Debug)]
 pub enum Database {
-    /// SQLite's.
+    /// SQLite's: a path, or `sqlite:` and a path.
     File(PathBuf),
     /// The URL of a PostgreSQL. Not read before it is needed, for what cannot be read is shown by
     /// those who read flags, and there may be a password in it.
@@ -30,7 +30,7 @@ impl From<&str> for Database {
         if text.starts_with("postgres://") || text.starts_with("postgresql://") {
             return Self::Server(text.into());
         }
-        Self::File(text.into())
+        Self::File(text.strip_prefix("sqlite:").unwrap_or(text).into())
     }
 }
 

@@ -21,6 +21,7 @@
 //!   is derived from the state it is given, by [`Agenda`](crate::operation::Agenda).
 
 mod columns;
+pub mod handover;
 pub mod memory;
 pub mod postgres;
 mod records;

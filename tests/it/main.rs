@@ -21,6 +21,7 @@ mod process;
 mod replicas;
 mod rules;
 mod samples;
+mod schemas;
 mod simulation;
 mod support;
 mod words;

@@ -18,6 +18,7 @@ mod connect;
 mod dial;
 mod directory;
 mod error;
+mod import;
 mod lives;
 mod reads;
 mod register;
@@ -36,8 +37,8 @@ use async_trait::async_trait;
 use deadpool_postgres::Transaction;
 use jiff::Timestamp;
 use rustls::ClientConfig;
-use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Row};
 use tokio_util::sync::CancellationToken;
 
 use self::batch::Batches;
@@ -48,6 +49,7 @@ use self::replicas::Replicas;
 use self::row::Columns;
 use self::time::SharedTime;
 use super::columns::Fields as _;
+use super::handover::Check;
 use super::sealed::{CHECK, CHECK_PLACE};
 use super::{
     Amended, Amendment, Attempt, CallbackFilter, CallerName, Claimed, Commit, Committed, Forgotten,
@@ -62,6 +64,7 @@ use crate::operation::OperationId;
 use crate::vault::{Vault, VaultError};
 
 pub use address::{Address, InvalidAddress};
+pub use import::{CannotCopy, Target};
 
 /// Where replicas tell each other that there is something to look at.
 const CHANNEL: &str = "engagement_bridge";
@@ -99,6 +102,11 @@ pub enum OpenError {
         #[source]
         source: anyhow::Error,
     },
+    #[error(
+        "a copy into this database is unfinished: run the same `engagement-bridge copy` again, which \
+         goes on where it stopped. Or drop the database, if it is not wanted any more"
+    )]
+    Unfinished,
     #[error("the master key does not open this database: give the one it was made with")]
     WrongKey(#[source] VaultError),
     #[error("the vault cannot seal")]
@@ -163,7 +171,22 @@ pub async fn migrate(
 
 async fn bring_up_to_date(database: &Database) -> Result<Migrated, OpenError> {
     let mut lent = database.lend().await?;
-    schema::migrate(lent.client()?).await
+    let client = lent.client()?;
+    match check(client).await? {
+        Some(Check::Unfinished(_)) => Err(OpenError::Unfinished),
+        Some(Check::Sealed(_) | Check::Moved { .. }) | None => schema::migrate(client).await,
+    }
+}
+
+/// What `installation` holds, if a bridge or a copy has been here.
+async fn check(client: &Client) -> Result<Option<Check>, StoreError> {
+    if !schema::is_there(client, "installation").await? {
+        return Ok(None);
+    }
+    let doing = "looking for what the database is";
+    let sql = "SELECT sealed_check FROM installation";
+    let found = client.query_opt(sql, &[]).await.context(doing)?;
+    Ok(found.map(|row| Check::read(row.get(0))))
 }
 
 async fn check_key(database: &Database, vault: &Arc<Vault>) -> Result<(), OpenError> {

@@ -93,6 +93,14 @@ impl Lock {
             && fs::metadata(&self.database).is_ok_and(|file| self.left == stamp(&file))
     }
 
+    /// What is another text once anybody has written to the database.
+    pub(super) fn state(&self) -> io::Result<String> {
+        let log = fs::metadata(log_path(&self.database)).ok().filter(|log| log.len() != 0);
+        // Not its change of status: SQLite gives the log to the database's owner when it opens it.
+        let log = log.map(|log| (log.len(), log.modified().ok()));
+        Ok(format!("{}{log:?}", stamp(&fs::metadata(&self.database)?)))
+    }
+
     /// How long the file is, where it is all there is of the database.
     pub(super) fn length_of_all(&self) -> Option<u64> {
         if has_log(&self.database) {

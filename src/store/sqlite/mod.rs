@@ -7,6 +7,7 @@
 mod checkpoint;
 mod directory;
 mod error;
+mod export;
 mod lives;
 mod lock;
 mod log;
@@ -28,13 +29,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, ErrorCode, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension as _, params};
 
 use self::directory::KnownDirectory;
 use self::error::Context;
 use self::lock::Lock;
 use self::reader::Readers;
 use self::writer::Writer;
+use super::handover::Check;
 use super::sealed::{CHECK, CHECK_PLACE};
 use super::{
     Amended, Amendment, Attempt, CallbackFilter, CallerName, Claimed, Commit, Committed, Forgotten,
@@ -46,6 +48,7 @@ use crate::lane;
 use crate::operation::OperationId;
 use crate::vault::{Vault, VaultError};
 
+pub use self::export::{Source, unmark};
 pub use self::lock::holder;
 
 /// An open database.
@@ -80,8 +83,21 @@ pub enum OpenError {
          use the newer program that wrote it, or restore a backup from before"
     )]
     NewerVersion { found: usize, ours: usize },
+    #[error(
+        "the database has schema version {found}, this program needs {ours}: \
+         bring it up to date with `engagement-bridge migrate` first"
+    )]
+    OlderVersion { found: usize, ours: usize },
     #[error("there is no database in {path}: `engagement-bridge serve` makes one")]
     NotThere { path: PathBuf },
+    #[error(
+        "{path} was moved to {to}, which has taken its place: start the bridge on that one. If \
+         nothing has served that, `engagement-bridge copy --from {path} --undo` lets this one be \
+         used again"
+    )]
+    Moved { path: PathBuf, to: String },
+    #[error("{path} was not moved elsewhere, so there is nothing to undo")]
+    NotMoved { path: PathBuf },
     #[error(
         "the file is a database of some other program: choose another path, \
          or restore a backup if it was ours"
@@ -117,7 +133,7 @@ impl SqliteStore {
         let is_there = path.exists();
         let mut lock = lock(path)?;
         let (connection, _) = connect(path, &lock, is_there)?;
-        check_key(&connection, &vault)?;
+        check_key(path, &connection, &vault)?;
         let damage = lock.opened().map_err(inaccessible(path))?;
         let writer = Writer::start(path, connection, damage.clone())?;
         let (readers, known) = (Readers::new(path, damage), Arc::default());
@@ -195,13 +211,8 @@ fn connect(path: &Path, lock: &Lock, is_there: bool) -> Result<(Connection, usiz
     if version == 0 && is_there && lock.was_made_before() {
         return Err(OpenError::Emptied { path: path.to_owned() });
     }
-    if 0 < version && !lock.is_as_left() {
-        tracing::info!("the database was not closed by a clean stop: looking for damage");
-        if let Some(length) = lock.length_of_all() {
-            sound::check_length(&connection, length)?;
-        }
-        log::check(&lock::log_path(path))?;
-        sound::check_pages(&connection)?;
+    if 0 < version {
+        look_for_damage(path, &connection, lock)?;
     }
     connection.execute_batch(
         "PRAGMA busy_timeout = 5000;
@@ -222,18 +233,39 @@ fn connect(path: &Path, lock: &Lock, is_there: bool) -> Result<(Connection, usiz
     Ok((connection, version))
 }
 
-fn check_key(connection: &Connection, vault: &Vault) -> Result<(), OpenError> {
-    let sealed: Vec<Vec<u8>> = connection
-        .prepare("SELECT sealed_check FROM installation")?
-        .query_map([], |row| row.get(0))?
-        .collect::<Result<_, _>>()?;
-    if let Some(sealed) = sealed.first() {
-        return vault.open(CHECK_PLACE, sealed).map(drop).map_err(OpenError::WrongKey);
+/// Unless the last process has left it well.
+fn look_for_damage(path: &Path, connection: &Connection, lock: &Lock) -> Result<(), OpenError> {
+    if lock.is_as_left() {
+        return Ok(());
     }
-    let sealed = vault.seal(CHECK_PLACE, CHECK).map_err(OpenError::Vault)?;
-    let sql = "INSERT INTO installation (only_one, sealed_check) VALUES (1, ?1)";
-    connection.execute(sql, [sealed])?;
-    Ok(())
+    tracing::info!("the database was not closed by a clean stop: looking for damage");
+    if let Some(length) = lock.length_of_all() {
+        sound::check_length(connection, length)?;
+    }
+    log::check(&lock::log_path(path))?;
+    sound::check_pages(connection)
+}
+
+/// What `installation` holds, if a bridge has been here.
+fn check(connection: &Connection) -> rusqlite::Result<Option<Check>> {
+    let sql = "SELECT sealed_check FROM installation";
+    let found: Option<Vec<u8>> = connection.query_row(sql, [], |row| row.get(0)).optional()?;
+    Ok(found.map(|bytes| Check::read(&bytes)))
+}
+
+fn check_key(path: &Path, connection: &Connection, vault: &Vault) -> Result<(), OpenError> {
+    match check(connection)? {
+        None => {
+            let sealed = vault.seal(CHECK_PLACE, CHECK).map_err(OpenError::Vault)?;
+            let sql = "INSERT INTO installation (only_one, sealed_check) VALUES (1, ?1)";
+            connection.execute(sql, [sealed])?;
+            Ok(())
+        }
+        Some(Check::Moved { to, .. }) => Err(OpenError::Moved { path: path.to_owned(), to }),
+        Some(check @ (Check::Sealed(_) | Check::Unfinished(_))) => {
+            vault.open(CHECK_PLACE, &check.write()).map(drop).map_err(OpenError::WrongKey)
+        }
+    }
 }
 
 #[async_trait]

@@ -1,6 +1,7 @@
 //! The real binary as a process of its own: started, asked, stopped, killed.
 
 mod commands;
+mod copies;
 mod damage;
 mod egress;
 mod kills;
