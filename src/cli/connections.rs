@@ -20,7 +20,7 @@ use crate::config::{self, DatabaseSettings};
 /// Add and list connections: the Graph identities that callers ask by.
 ///
 /// A connection is an app registration of Entra with a client secret. It needs the application
-/// permission `Community.ReadWrite.All` with an administrator's consent. Works on the database
+/// permission `Community.Read.All` with an administrator's consent. Works on the database
 /// itself, or through the bridge that has it open.
 #[derive(Args, Debug)]
 pub(super) struct Arguments {

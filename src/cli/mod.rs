@@ -42,27 +42,18 @@ Every setting is a flag, and an environment variable: --min-poll-interval is als
 ENGAGEMENT_BRIDGE_MIN_POLL_INTERVAL. `engagement-bridge settings` lists them all. Secrets are read
 from the environment, from files or from a prompt, and never from flags.";
 
+// Each one's arguments say what it is for: a word about it here would be all that `--help` shows.
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the bridge.
     Serve(Box<serve::Arguments>),
-    /// Show everything at work on this machine: Graph's stand-in, the bridge and a receiver.
     Demo(demo::Arguments),
-    /// Run the stand-ins of Graph and Entra alone, to develop and test against.
     Sandbox(sandbox::Arguments),
-    /// Add and list callers: the apps that register operations.
     Callers(callers::Arguments),
-    /// Add and list connections: the Graph identities that callers ask by.
     Connections(connections::Arguments),
-    /// Explain whether callbacks may go to a URL, step by step.
     CheckUrl(Box<check_url::Arguments>),
-    /// Check the signature of a callback that was received, and say what is wrong with it.
     Verify(verify::Arguments),
-    /// Ask a running bridge whether it is ready; made for containers.
     Healthcheck(healthcheck::Arguments),
-    /// Bring a database up to the schema of this program, before bridges of it are started.
     Migrate(migrate::Arguments),
-    /// Move from a database file to a PostgreSQL, with everything that is in it.
     Copy(Box<copy::Arguments>),
     /// List every setting of `serve` as a Markdown table.
     Settings,

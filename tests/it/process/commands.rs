@@ -122,6 +122,16 @@ async fn help_teaches_and_a_slip_is_answered_with_the_way_out() {
     for word in ["serve", "demo", "First steps", "ENGAGEMENT_BRIDGE_"] {
         assert!(help.contains(word), "{word} is not in: {help}");
     }
+    for (command, taught) in [
+        ("serve", "SIGTERM or SIGINT"),
+        ("callers", "through the bridge that has it open"),
+        ("copy", "every value of both databases is compared"),
+        ("migrate", "may only read and write rows"),
+    ] {
+        let help = text(&home.run(&[command, "--help"]).await);
+        let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(help.contains(taught), "{taught} is not in: {help}");
+    }
     let slip = home.run(&["serve", "--min-poll-interval", "fast"]).await;
     assert_eq!(slip.status.code(), Some(2));
     assert!(complaint(&slip).contains("give a duration such as 31s"), "{slip:?}");
