@@ -1,7 +1,7 @@
 //! Tells the receiver: one signed POST, to an address that the operator allows.
 //!
 //! [`compose`] writes what is sent, once; [`signing`] signs it, anew for each attempt; [`egress`]
-//! says where it may go; [`HttpCourier`] sends it, by the way out that [`exit`] keeps. Signing,
+//! says where it may go; [`HttpCourier`] sends it, by the way out that `exit` keeps. Signing,
 //! composing and the rules of where it may go are pure.
 
 pub mod egress;

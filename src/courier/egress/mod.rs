@@ -6,7 +6,7 @@
 //! answers of the resolver must pass, or nothing is sent at all.
 //!
 //! [`Rules`] decide, and with all that they are made of know no I/O. [`Egress`] looks names up and
-//! asks them. What connects is [`super::exit`]: it gets addresses from here, and dials no others.
+//! asks them. What connects is `exit`: it gets addresses from here, and dials no others.
 //!
 //! A connection that is kept open and used again leads to the address that was checked when it was
 //! made. The rules are those that the process was started with.

@@ -25,7 +25,7 @@ use super::{AddressRefusal, Because, CallbackUrl, HostPattern, Refusal};
 ///   `169.254.0.0/16` nor `0.0.0.0/0` opens it. All others are allowed: a list of allowed networks
 ///   opens what is closed, and closes nothing.
 ///
-/// What is embedded in an address is judged beside it (see [`super::embedded`]), and an IPv4 address
+/// What is embedded in an address is judged beside it (see `embedded`), and an IPv4 address
 /// in any of its spellings as that.
 ///
 /// Neither stands in for the other: an allowed host at a private address needs its network to be
