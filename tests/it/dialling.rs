@@ -16,12 +16,13 @@ use engagement_bridge::store::Store as _;
 use engagement_bridge::store::postgres::{OpenError, PostgresStore};
 use engagement_bridge::vault::{MasterKey, Vault};
 use engagement_bridge::{lane, tls};
+use jiff::Timestamp;
 use tokio::net::TcpListener;
 use tokio::task::block_in_place;
 use tokio::time::Instant;
 use url::Url;
 
-use crate::support::postgres::{Cluster, Server};
+use crate::support::postgres::{Cluster, Fsync, Server};
 use crate::support::relay::{Relay, Way};
 use crate::support::seconds;
 use crate::world::PATIENCE;
@@ -129,6 +130,44 @@ async fn a_name_that_moves_to_another_server_is_followed_on_postgres() {
     answers_again(&store).await;
     assert_ne!(elsewhere.came(), 0, "it was not looked up again");
     open(&at(&url, "localhost"), &names, None).await.unwrap();
+}
+
+/// So many connections are in the pool after it.
+async fn connect_often(store: &PostgresStore) {
+    let asked = futures_util::future::join_all((0..8).map(|_| store.next_due())).await;
+    assert!(asked.iter().all(Result::is_ok), "{asked:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_only_read_from_now_on_is_left_for_the_next_on_postgres() {
+    let first = block_in_place(|| Cluster::start(Fsync::Off));
+    let second = block_in_place(|| Cluster::start_standby_of(first.address().port()));
+    block_in_place(|| first.wait_for_standbys());
+    let url = block_in_place(|| first.create_database());
+    let known = Known::default();
+    let store = open(&behind(second.address(), &url), &known, None).await.unwrap();
+    connect_often(&store).await;
+
+    block_in_place(|| first.set("default_transaction_read_only", "on"));
+    block_in_place(|| second.promote());
+    let write = async || store.rest_graph_lanes(Timestamp::UNIX_EPOCH).await;
+    write().await.expect_err("the first connection finds out");
+    write().await.expect("all others are not used again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_to_a_silent_server_are_given_up_all_at_once_on_postgres() {
+    let (url, known) = (Server::shared().create_database(), Known::default());
+    let relay = Relay::to(Server::shared().address()).await;
+    let store = open(&behind(relay.address(), &url), &known, None).await.unwrap();
+    connect_often(&store).await;
+    assert!(8 <= relay.came());
+
+    relay.make(Way::Silent);
+    store.next_due().await.expect_err("nothing comes by the relay");
+    let began_at = Instant::now();
+    store.next_due().await.expect("the same server is reached by another way");
+    assert!(began_at.elapsed() < TO_PASS_OVER, "after {:?}", began_at.elapsed());
 }
 
 /// A certificate for the name, and the server's setting for it.

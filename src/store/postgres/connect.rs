@@ -2,7 +2,6 @@
 
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use deadpool::Runtime;
@@ -11,6 +10,7 @@ use deadpool_postgres::{ClientWrapper, Transaction};
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt as _, TryStreamExt as _};
 use rustls::ClientConfig;
+use tokio::sync::watch;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 use super::OpenError;
 use super::address::Address;
 use super::dial::{Dialer, Dialled, Unreachable};
-use super::error::{Context as _, is_stale_plan, retried};
+use super::error::{Context as _, Silence, is_of_all_connections, retried};
 use crate::names::Names;
 use crate::store::StoreError;
 
@@ -45,7 +45,13 @@ struct Maker {
     dialer: Dialer,
     connections: TaskTracker,
     /// How often all connections were given up on.
-    generation: AtomicU64,
+    generation: watch::Sender<u64>,
+}
+
+impl Maker {
+    fn generation(&self) -> u64 {
+        *self.generation.borrow()
+    }
 }
 
 /// A connection that is made for the pool.
@@ -60,7 +66,7 @@ impl managed::Manager for Maker {
     type Error = Unreachable;
 
     async fn create(&self) -> Result<Kept, Unreachable> {
-        let generation = self.generation.load(Ordering::Relaxed);
+        let generation = self.generation();
         // Apart, for it is large, and everybody who asks the database would carry it.
         let Dialled { client, messages } = Box::pin(self.dialer.dial()).await?;
         // Ends with the connection, or when the client is let go of.
@@ -70,7 +76,7 @@ impl managed::Manager for Maker {
     }
 
     async fn recycle(&self, kept: &mut Kept, _: &Metrics) -> RecycleResult<Unreachable> {
-        if kept.client.is_closed() || kept.generation != self.generation.load(Ordering::Relaxed) {
+        if kept.client.is_closed() || kept.generation != self.generation() {
             return Err(RecycleError::message("it is of no use any more"));
         }
         Ok(())
@@ -119,7 +125,7 @@ impl Database {
         names: Arc<dyn Names>,
     ) -> Result<Self, OpenError> {
         let dialer = Dialer::new(address, MakeRustlsConnect::new(tls), names);
-        let (connections, generation) = (TaskTracker::new(), AtomicU64::default());
+        let (connections, generation) = (TaskTracker::new(), watch::Sender::default());
         let pool = managed::Pool::builder(Maker { dialer, connections, generation })
             .max_size(CONNECTIONS)
             .runtime(Runtime::Tokio1)
@@ -135,9 +141,14 @@ impl Database {
         self.pool.manager().dialer.dial().await
     }
 
+    /// Tells when all connections that were made before are given up on.
+    pub(super) fn generation(&self) -> watch::Receiver<u64> {
+        self.pool.manager().generation.subscribe()
+    }
+
     /// Runs `work` as one transaction, again where others got into its way.
     pub(super) async fn transaction<T: Send>(&self, work: impl Work<T>) -> Result<T, StoreError> {
-        patiently(|| async {
+        let result = patiently(|| async {
             let mut lent = self.lend().await?;
             let transaction =
                 lent.client()?.transaction().await.context("beginning a transaction")?;
@@ -152,8 +163,8 @@ impl Database {
             lent.give_back();
             self.look_after(&result);
             result
-        })
-        .await
+        });
+        self.or_give_up(result).await
     }
 
     /// Runs one statement that stands for itself, prepared once for each connection.
@@ -163,7 +174,7 @@ impl Database {
         sql: &str,
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<Row>, StoreError> {
-        patiently(|| async {
+        let result = patiently(|| async {
             let mut lent = self.lend().await?;
             let client = lent.client()?;
             let result = async {
@@ -174,16 +185,35 @@ impl Database {
             lent.give_back();
             self.look_after(&result);
             result
-        })
-        .await
+        });
+        self.or_give_up(result).await
     }
 
-    /// Lets no connection be used again that was made before, where one has met what all of them
-    /// will meet.
-    fn look_after<T>(&self, result: &Result<T, StoreError>) {
-        if result.as_ref().is_err_and(is_stale_plan) {
-            self.pool.manager().generation.fetch_add(1, Ordering::Relaxed);
+    /// The server that leaves one question without an answer would leave all others so, each for as
+    /// long: a failover may be over by then.
+    async fn or_give_up<T>(
+        &self,
+        asked: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let result = asked.await;
+        if let Err(StoreError::Unavailable(error)) = &result
+            && error.is::<Silence>()
+        {
+            self.give_up();
         }
+        result
+    }
+
+    /// Gives up on all connections where one has met what all of them will meet.
+    fn look_after<T>(&self, result: &Result<T, StoreError>) {
+        if result.as_ref().is_err_and(is_of_all_connections) {
+            self.give_up();
+        }
+    }
+
+    /// Lets no connection be used again that was made before.
+    fn give_up(&self) {
+        self.pool.manager().generation.send_modify(|generation| *generation += 1);
     }
 
     /// A connection for as long as it is held.
@@ -199,10 +229,9 @@ async fn patiently<T, F>(work: impl FnMut() -> F + Send) -> Result<T, StoreError
 where
     F: Future<Output = Result<T, StoreError>> + Send,
 {
-    tokio::time::timeout(PATIENCE, retried(work)).await.unwrap_or_else(|_| {
-        let silence = anyhow::anyhow!("no answer of the database within {PATIENCE:?}");
-        Err(StoreError::Unavailable(silence))
-    })
+    tokio::time::timeout(PATIENCE, retried(work))
+        .await
+        .unwrap_or_else(|_| Err(StoreError::Unavailable(Silence(PATIENCE).into())))
 }
 
 /// A connection that is closed, not used again, unless it is given back: whoever gave up on an

@@ -1,5 +1,7 @@
 //! PostgreSQL's errors in the store's terms.
 
+use std::time::Duration;
+
 use deadpool::managed::PoolError;
 use tokio_postgres::Error;
 use tokio_postgres::error::SqlState;
@@ -63,10 +65,19 @@ pub(super) fn is_conflict(error: &StoreError) -> bool {
 /// the statement was prepared.
 const STALE_PLAN: SqlState = SqlState::FEATURE_NOT_SUPPORTED;
 
-/// Whether statements must be prepared anew.
-pub(super) fn is_stale_plan(error: &StoreError) -> bool {
-    let StoreError::Unavailable(error) = error else { return false };
-    error.downcast_ref::<Error>().and_then(Error::code) == Some(&STALE_PLAN)
+/// Nothing came of what was asked.
+#[derive(Debug, thiserror::Error)]
+#[error("no answer of the database within {0:?}")]
+pub(super) struct Silence(pub(super) Duration);
+
+/// Whether every connection that was made before will meet the same: statements must be prepared
+/// anew, or the server cannot be written to any more, and another one of its hosts can.
+pub(super) fn is_of_all_connections(error: &StoreError) -> bool {
+    let (StoreError::Unavailable(error) | StoreError::ReadOnly(error)) = error else {
+        return false;
+    };
+    let state = error.downcast_ref::<Error>().and_then(Error::code);
+    state.is_some_and(|it| [&STALE_PLAN, &SqlState::READ_ONLY_SQL_TRANSACTION].contains(&it))
 }
 
 /// Whether the database would not take some value: "data exception" or "integrity constraint

@@ -98,6 +98,7 @@ async fn listen(
     known: &KnownDirectory,
     news: &(impl Fn() + Sync),
 ) -> anyhow::Result<Infallible> {
+    let mut generation = database.generation();
     let Dialled { client, mut messages } = database.dial().await?;
     let listening = async {
         let sql = format!("LISTEN {CHANNEL}; SELECT pg_advisory_lock_shared({PRESENT})");
@@ -124,6 +125,8 @@ async fn listen(
     tokio::select! {
         result = listening => result,
         error = hearing => Err(error.into()),
+        // A server that is silent, or has become a standby, says nothing here either.
+        _ = generation.changed() => anyhow::bail!("its other connections were given up on"),
     }
 }
 

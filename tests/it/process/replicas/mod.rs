@@ -5,6 +5,7 @@
 
 mod calm;
 mod chaos;
+mod failover;
 mod pause;
 mod set_clock;
 
