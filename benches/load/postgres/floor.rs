@@ -1,10 +1,15 @@
 //! What this PostgreSQL itself does at the most, and how near to it the store comes.
 
-use std::sync::Arc;
+use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::{SinkExt as _, TryStreamExt as _};
 use tokio::task::JoinSet;
+use tokio_postgres::Client;
 
 use super::{connect, open, start};
 use crate::storage::fill;
@@ -39,14 +44,20 @@ pub(crate) async fn measure(table: &mut Table) {
         format!("{}/s", grouped(bare)),
     );
     let url = cluster.create_database();
-    let (kept, copied) = registrations(&url).await;
+    let kept = registrations(&url).await;
+    let copied = again(&url, copy_within).await;
     table.add(
         format!("floor: rows of registrations copied within PostgreSQL, in commits of {BATCH}"),
         format!("{}/s", grouped(copied)),
     );
+    let sent = again(&url, copy_in).await;
+    table.add(
+        format!("floor: the same rows sent to it by COPY, in commits of {BATCH}"),
+        format!("{}/s", grouped(sent)),
+    );
     table.add(
         "registrations that the store keeps on PostgreSQL, in calls of 500",
-        format!("{}/s, {:.0} % of that", grouped(kept), 100.0 * kept / copied),
+        format!("{}/s, {:.0} % of what is sent", grouped(kept), 100.0 * kept / sent),
     );
 }
 
@@ -68,55 +79,102 @@ async fn rate(url: &str, writers: usize, sql: &str, rows: usize) -> f64 {
     (commits.load(Ordering::Relaxed) * rows) as f64 / began.elapsed().as_secs_f64()
 }
 
-/// How many registrations a second the store keeps, and how many the server writes when it copies
-/// the same rows to the same tables with the same indexes, and nobody has to send or to check them.
-async fn registrations(url: &str) -> (f64, f64) {
+/// How many registrations a second the store keeps.
+async fn registrations(url: &str) -> f64 {
     let store = open(url).await;
     let began = Instant::now();
     fill(&*store, REGISTRATIONS).await;
-    let kept = REGISTRATIONS as f64 / began.elapsed().as_secs_f64();
+    REGISTRATIONS as f64 / began.elapsed().as_secs_f64()
+}
 
+/// Tables that a registration is a row of, and by which column it is found.
+const TABLES: [(&str, &str); 2] = [("operations", "number"), ("steps", "operation")];
+
+/// Registrations that are written with one commit.
+struct Batch {
+    above: i64,
+    up_to: i64,
+    /// Their rows in each of the tables, as COPY has them.
+    rows: [Bytes; 2],
+}
+
+type Batches = Arc<Mutex<Vec<Batch>>>;
+type Writing = BoxFuture<'static, ()>;
+
+/// How many registrations a second get into tables like the store's own, with the same rows and the
+/// same indexes, where nobody has to check them.
+async fn again(url: &str, write: fn(Client, Batches) -> Writing) -> f64 {
     let client = connect(url).await;
-    for sql in ["VACUUM ANALYZE", "CHECKPOINT"] {
+    let make = "DROP SCHEMA IF EXISTS floor CASCADE;
+        CREATE SCHEMA floor;
+        CREATE TABLE floor.operations (LIKE operations INCLUDING ALL);
+        CREATE TABLE floor.steps (LIKE steps INCLUDING ALL)";
+    for sql in ["VACUUM ANALYZE", make, "CHECKPOINT"] {
         client.batch_execute(sql).await.unwrap();
     }
-    client
-        .batch_execute(
-            "CREATE SCHEMA floor;
-             CREATE TABLE floor.operations (LIKE operations INCLUDING ALL);
-             CREATE TABLE floor.steps (LIKE steps INCLUDING ALL)",
-        )
-        .await
-        .unwrap();
-    let (began, next) = (Instant::now(), Arc::new(AtomicUsize::new(0)));
-    let mut writing = JoinSet::new();
+    let batches = Batches::new(Mutex::new(read(&client).await));
+    let (began, mut writing) = (Instant::now(), JoinSet::new());
     for _ in 0..WRITERS {
-        let (mut client, next) = (connect(url).await, Arc::clone(&next));
-        writing.spawn(async move {
-            let operations = "INSERT INTO floor.operations OVERRIDING SYSTEM VALUE \
-                SELECT * FROM operations WHERE number > $1 AND number <= $2";
-            let operations = client.prepare(operations).await.unwrap();
-            let steps = "INSERT INTO floor.steps \
-                SELECT * FROM steps WHERE operation > $1 AND operation <= $2";
-            let steps = client.prepare(steps).await.unwrap();
-            loop {
-                let first = next.fetch_add(BATCH, Ordering::Relaxed);
-                if first >= REGISTRATIONS {
-                    break;
-                }
-                let range = [first, first + BATCH].map(|it| i64::try_from(it).unwrap());
-                let commit = client.transaction().await.unwrap();
-                for statement in [&operations, &steps] {
-                    commit.execute(statement, &[&range[0], &range[1]]).await.unwrap();
-                }
-                commit.commit().await.unwrap();
-            }
-        });
+        writing.spawn(write(connect(url).await, Arc::clone(&batches)));
     }
     writing.join_all().await;
-    let copied = REGISTRATIONS as f64 / began.elapsed().as_secs_f64();
+    let rate = REGISTRATIONS as f64 / began.elapsed().as_secs_f64();
     let sql = "SELECT count(*) FROM floor.operations JOIN floor.steps ON operation = number";
     let count: i64 = client.query_one(sql, &[]).await.unwrap().get(0);
     assert_eq!(usize::try_from(count).unwrap(), REGISTRATIONS);
-    (kept, copied)
+    rate
+}
+
+async fn read(client: &Client) -> Vec<Batch> {
+    let mut batches = Vec::new();
+    for first in (0..REGISTRATIONS).step_by(BATCH) {
+        let [above, up_to] = [first, first + BATCH].map(|it| i64::try_from(it).unwrap());
+        let mut rows = [Bytes::new(), Bytes::new()];
+        for ((table, number), rows) in TABLES.iter().zip(&mut rows) {
+            let sql = format!(
+                "COPY (SELECT * FROM {table} WHERE {number} > {above} AND {number} <= {up_to}) \
+                TO STDOUT (FORMAT binary)"
+            );
+            let copied = client.copy_out(&sql).await.unwrap();
+            *rows = copied.try_collect::<Vec<Bytes>>().await.unwrap().concat().into();
+        }
+        batches.push(Batch { above, up_to, rows });
+    }
+    batches
+}
+
+fn next(batches: &Batches) -> Option<Batch> {
+    batches.lock().unwrap().pop()
+}
+
+fn copy_within(mut client: Client, batches: Batches) -> Writing {
+    Box::pin(async move {
+        while let Some(Batch { above, up_to, .. }) = next(&batches) {
+            let commit = client.transaction().await.unwrap();
+            for (table, number) in TABLES {
+                let overriding = if table == "operations" { "OVERRIDING SYSTEM VALUE" } else { "" };
+                let sql = format!(
+                    "INSERT INTO floor.{table} {overriding} \
+                    SELECT * FROM {table} WHERE {number} > {above} AND {number} <= {up_to}"
+                );
+                commit.batch_execute(&sql).await.unwrap();
+            }
+            commit.commit().await.unwrap();
+        }
+    })
+}
+
+fn copy_in(mut client: Client, batches: Batches) -> Writing {
+    Box::pin(async move {
+        while let Some(Batch { rows, .. }) = next(&batches) {
+            let commit = client.transaction().await.unwrap();
+            for ((table, _), rows) in TABLES.iter().zip(rows) {
+                let sql = format!("COPY floor.{table} FROM STDIN (FORMAT binary)");
+                let mut sink = pin!(commit.copy_in(&sql).await.unwrap());
+                sink.send(rows).await.unwrap();
+                sink.close().await.unwrap();
+            }
+            commit.commit().await.unwrap();
+        }
+    })
 }
