@@ -95,6 +95,7 @@ pub(crate) async fn fill<S: Store + Directory>(store: &S, size: usize) {
             callback_url: "https://app.example.com/hooks/engage".to_owned(),
             callback_origin: "https://app.example.com:443".to_owned(),
             client_state: Some(format!("order-{number}")),
+            callback_secret: None,
             idempotency: None,
             live_limit: u64::MAX >> 1,
         }

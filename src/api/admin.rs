@@ -12,7 +12,7 @@ use super::body::{self, Params, Segment};
 use super::connections::{self, NewConnection};
 use super::page::{next, page};
 use super::problem::{Kind, Problem, ProblemBody};
-use super::{Api, keys};
+use super::{Api, keys, secrets};
 use crate::provision::{NewCaller, add_caller};
 use crate::store::CallerName;
 
@@ -149,6 +149,35 @@ pub(super) async fn create_key(
     Segment(caller): Segment,
 ) -> Result<(StatusCode, Json<keys::Created>), Problem> {
     keys::add(&api, &known(&caller)?).await
+}
+
+/// Makes a new signing secret for a caller. The older ones sign beside it for the overlap. It is
+/// shown this once.
+#[utoipa::path(
+    post,
+    path = "/v1/admin/callers/{caller}/signing-secrets",
+    operation_id = "rotateCallerSigningSecret",
+    tag = "admin",
+    security(("adminKey" = [])),
+    params(("caller" = String, Path, description = "The caller's name")),
+    request_body = secrets::Request,
+    responses(
+        (status = 201, description = "Made", body = secrets::Created),
+        Operator,
+        body::Json<secrets::Request>,
+        (status = 404, description = "There is no such caller", body = ProblemBody,
+            content_type = "application/problem+json"),
+        (status = 409, description = "Too many live secrets", body = ProblemBody,
+            content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn rotate_secret(
+    State(api): State<Api>,
+    Operator: Operator,
+    Segment(caller): Segment,
+    body::Json(request): body::Json<secrets::Request>,
+) -> Result<(StatusCode, Json<secrets::Created>), Problem> {
+    secrets::make(&api, &known(&caller)?, &request).await
 }
 
 /// Lists a caller's connections.

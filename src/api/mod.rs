@@ -15,6 +15,7 @@ mod operations;
 mod page;
 mod problem;
 mod secrets;
+mod signing_keys;
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -153,6 +154,7 @@ const TWO: NonZeroU32 = NonZeroU32::MIN.saturating_add(1);
         (name = "operations", description = "What is being tracked"),
         (name = "callbacks", description = "What is owed to receivers"),
         (name = "settings", description = "A caller's keys, signing secrets and connections"),
+        (name = "public", description = "For receivers"),
         (name = "admin", description = "Callers; for the operator"),
         (name = "health", description = "For probes"),
     ),
@@ -173,13 +175,18 @@ pub fn router(api: Api) -> (Router, utoipa::openapi::OpenApi) {
         .routes(routes!(keys::revoke))
         .routes(routes!(secrets::list, secrets::rotate))
         .routes(routes!(secrets::revoke))
+        .routes(routes!(signing_keys::list, signing_keys::rotate))
+        .routes(routes!(signing_keys::revoke))
         .routes(routes!(connections::list, connections::create))
         .routes(routes!(connections::remove))
         .routes(routes!(connections::replace_secret))
         // Used by the operator and by the command line.
         .routes(routes!(admin::list_callers, admin::create_caller))
         .routes(routes!(admin::create_key))
+        .routes(routes!(admin::rotate_secret))
         .routes(routes!(admin::list_connections, admin::create_connection))
+        // Used by receivers.
+        .routes(routes!(signing_keys::publish))
         // Used by probes.
         .routes(routes!(health::alive))
         .routes(routes!(health::ready))

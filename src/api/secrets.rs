@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -12,15 +13,16 @@ use super::body::{self, Segment};
 use super::problem::{Kind, Problem, ProblemBody};
 use crate::courier::SigningSecret;
 use crate::operation::after;
+use crate::store::{CallerName, Rotated, Rotation};
 
-/// For how long older secrets go on signing unless asked otherwise, in seconds: a day.
+/// For how long older ones go on signing unless asked otherwise, in seconds: a day.
 const USUAL_OVERLAP: u64 = 24 * 3_600;
 
 /// For how long they may be asked to, in seconds: a week.
 const LONGEST_OVERLAP: u64 = 7 * 24 * 3_600;
 
-/// Live secrets at the most: each adds 48 bytes to every callback.
-const MOST_LIVE: usize = 10;
+/// Live secrets, and live keys, at the most: each adds 48 or 93 bytes to every callback.
+pub(super) const MOST_LIVE: u32 = 10;
 
 /// A signing secret without what it is.
 #[derive(Debug, Serialize, ToSchema)]
@@ -47,12 +49,24 @@ pub(super) struct Listed {
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[schema(as = Rotation)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(super) struct Rotation {
-    /// For how long the older secrets go on signing beside the new one, in seconds; a day unless
-    /// given.
+pub(super) struct Request {
+    /// For how long older ones go on signing beside the new one, in seconds; a day unless given.
     #[schema(minimum = 0, maximum = 604_800)]
     #[serde(default, deserialize_with = "body::whole")]
     overlap_seconds: Option<u64>,
+}
+
+impl Request {
+    /// What the store is asked for `now`.
+    pub(super) fn check(&self, now: Timestamp) -> Result<Rotation, Problem> {
+        let overlap = self.overlap_seconds.unwrap_or(USUAL_OVERLAP);
+        if overlap > LONGEST_OVERLAP {
+            let detail = format!("0 to {LONGEST_OVERLAP} seconds");
+            return Err(Problem::field("overlapSeconds", "outOfRange", detail));
+        }
+        let older_until = after(now, std::time::Duration::from_secs(overlap));
+        Ok(Rotation { now, older_until, most_live: MOST_LIVE })
+    }
 }
 
 /// A secret that was just made, and the only sight of it.
@@ -101,11 +115,11 @@ pub(super) async fn list(
     operation_id = "rotateSigningSecret",
     tag = "settings",
     security(("apiKey" = [])),
-    request_body = Rotation,
+    request_body = Request,
     responses(
         (status = 201, description = "Made", body = Created),
         Caller,
-        body::Json<Rotation>,
+        body::Json<Request>,
         (status = 409, description = "Too many live secrets", body = ProblemBody,
             content_type = "application/problem+json"),
     )
@@ -113,30 +127,36 @@ pub(super) async fn list(
 pub(super) async fn rotate(
     State(api): State<Api>,
     Caller(caller): Caller,
-    body::Json(rotation): body::Json<Rotation>,
+    body::Json(request): body::Json<Request>,
 ) -> Result<(StatusCode, Json<Created>), Problem> {
-    let overlap = rotation.overlap_seconds.unwrap_or(USUAL_OVERLAP);
-    if overlap > LONGEST_OVERLAP {
-        let detail = format!("0 to {LONGEST_OVERLAP} seconds");
-        return Err(Problem::field("overlapSeconds", "outOfRange", detail));
-    }
-    let now = api.clock.now();
-    let live = api.directory.secrets(&caller, now).await?.unwrap_or_default();
-    if live.len() >= MOST_LIVE {
-        let detail = format!("{MOST_LIVE} secrets are live: revoke one first.");
-        return Err(Problem::with_detail(Kind::Conflict, detail));
-    }
-    let secret = SigningSecret::generate().map_err(|error| {
-        tracing::error!(error = %error, "the operating system has no random numbers");
-        Problem::new(Kind::Internal)
-    })?;
-    let older_until = after(now, std::time::Duration::from_secs(overlap));
-    let rotated = api.directory.rotate_secret(&caller, &secret, older_until, now).await?;
-    let id = rotated.ok_or_else(|| Problem::new(Kind::NotFound))?;
+    make(&api, &caller, &request).await
+}
+
+/// Makes a new signing secret for `caller`, whoever asked for it.
+pub(super) async fn make(
+    api: &Api,
+    caller: &CallerName,
+    request: &Request,
+) -> Result<(StatusCode, Json<Created>), Problem> {
+    let rotation = request.check(api.clock.now())?;
+    let secret = SigningSecret::generate().map_err(no_randomness)?;
+    let id = match api.directory.rotate_secret(caller, &secret, rotation).await? {
+        Rotated::Made(id) => id,
+        Rotated::NoSuchCaller => return Err(Problem::no_such_caller()),
+        Rotated::TooManyLive => {
+            let detail = format!("{MOST_LIVE} secrets are live: revoke one first.");
+            return Err(Problem::with_detail(Kind::Conflict, detail));
+        }
+    };
     tracing::info!(caller = %caller, secret = id, "rotated the signing secret of {caller}");
     let secret = secret.expose().to_string();
-    let created = Created { id, secret, older_until: older_until.to_string() };
+    let created = Created { id, secret, older_until: rotation.older_until.to_string() };
     Ok((StatusCode::CREATED, Json(created)))
+}
+
+pub(super) fn no_randomness(error: getrandom::Error) -> Problem {
+    tracing::error!(error = %error, "the operating system has no random numbers");
+    Problem::new(Kind::Internal)
 }
 
 /// Stops a signing secret at once. The newest cannot be revoked: rotate first.

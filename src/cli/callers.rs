@@ -1,6 +1,7 @@
 //! `callers`: the apps that register operations.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use http::Method;
@@ -10,7 +11,7 @@ use serde_json::json;
 use super::Done;
 use super::desk::Desk;
 use super::output::{FAINT, STRONG, is_json, json, line};
-use crate::config::DatabaseSettings;
+use crate::config::{self, DatabaseSettings};
 
 /// Add and list callers: the apps that register operations.
 ///
@@ -43,6 +44,22 @@ enum Action {
         #[command(flatten)]
         database: DatabaseSettings,
     },
+    /// Make another signing secret for a caller, and print it, this once.
+    ///
+    /// The older ones go on signing beside it for the overlap, so that the app can change over in its
+    /// own time. With an overlap of 0s they stop at once, as they should where one has leaked.
+    RotateSecret {
+        /// The caller's name.
+        name: String,
+        /// For how long the older secrets go on signing, 7d at the most.
+        #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = config::span)]
+        overlap: Duration,
+        /// Print JSON, as is done where the output is piped.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        database: DatabaseSettings,
+    },
     /// List all callers by name.
     List {
         /// Print JSON, as is done where the output is piped.
@@ -68,6 +85,14 @@ struct AddedKey {
     api_key: String,
 }
 
+#[derive(Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct AddedSecret {
+    id: u32,
+    secret: String,
+    older_until: String,
+}
+
 #[derive(Deserialize)]
 struct Page {
     callers: Vec<String>,
@@ -78,6 +103,9 @@ pub(super) async fn run(arguments: Arguments) -> Done {
     match arguments.action {
         Action::Add { name, json, database } => add(&database, &name, json).await?,
         Action::AddKey { name, json, database } => add_key(&database, &name, json).await?,
+        Action::RotateSecret { name, overlap, json, database } => {
+            rotate_secret(&database, &name, overlap, json).await?;
+        }
         Action::List { json, database } => list(&database, json).await?,
     }
     Ok(ExitCode::SUCCESS)
@@ -112,6 +140,25 @@ async fn add_key(database: &DatabaseSettings, name: &str, as_json: bool) -> anyh
     }
     line(format_args!("Made {}. Keep it; it is not shown again.", added.id))?;
     line(format_args!("  API key  {}", added.api_key))?;
+    Ok(())
+}
+
+async fn rotate_secret(
+    database: &DatabaseSettings,
+    name: &str,
+    overlap: Duration,
+    as_json: bool,
+) -> anyhow::Result<()> {
+    let desk = Desk::open(database).await?;
+    let path = format!("/v1/admin/callers/{}/signing-secrets", segment(name));
+    let body = json!({ "overlapSeconds": overlap.as_secs() });
+    let added: AddedSecret = desk.ask(Method::POST, &path, Some(&body)).await?;
+    if is_json(as_json) {
+        return json(&added);
+    }
+    line("Made a signing secret. Keep it; it is not shown again.")?;
+    line(format_args!("  signing secret        {}", added.secret))?;
+    line(format_args!("  older ones sign until {}", added.older_until))?;
     Ok(())
 }
 

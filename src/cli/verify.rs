@@ -14,8 +14,8 @@ use super::Done;
 use super::output::{BAD, GOOD, line};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config;
-use crate::courier::SigningSecret;
-use crate::courier::signing::{SignedHeaders, VerifyError, verify};
+use crate::courier::signing::{SignedHeaders, VerifyError, verify, verify_by_key};
+use crate::courier::{PublicKey, SigningSecret};
 
 /// More than any callback has.
 const LONGEST_BODY: u64 = 16 * 1_024 * 1_024;
@@ -42,8 +42,8 @@ pub(super) struct Arguments {
     /// One header, such as 'webhook-id: msg_…'; repeat it.
     #[arg(long, value_name = "NAME: VALUE")]
     header: Vec<String>,
-    /// A file with the signing secret. Or give the secret itself in
-    /// `ENGAGEMENT_BRIDGE_SIGNING_SECRET`. [default: asked for]
+    /// A file with the signing secret, or with a public key (`whpk_…`) for the signature by Ed25519. Or
+    /// give either itself in `ENGAGEMENT_BRIDGE_SIGNING_SECRET`. [default: asked for]
     #[arg(long, env = "ENGAGEMENT_BRIDGE_SIGNING_SECRET_FILE", value_name = "PATH")]
     secret_file: Option<PathBuf>,
     /// Check one that is older than the five minutes that a receiver should allow.
@@ -74,7 +74,8 @@ pub(super) fn run(arguments: Arguments) -> Done {
     match judge(&secret, signed, &body, now.unwrap_or_else(|| SystemClock.now())) {
         Ok(()) => {
             let id = signed.id.unwrap_or_default();
-            line(format_args!("{GOOD}verified{GOOD:#}: {id} is signed with this secret"))?;
+            let by = secret.word();
+            line(format_args!("{GOOD}verified{GOOD:#}: {id} is signed with this {by}"))?;
             Ok(ExitCode::SUCCESS)
         }
         Err(reason) => {
@@ -84,17 +85,51 @@ pub(super) fn run(arguments: Arguments) -> Done {
     }
 }
 
+/// What somebody verifies with.
+enum Verifier {
+    Secret(SigningSecret),
+    Key(PublicKey),
+}
+
+impl Verifier {
+    fn read(text: &str) -> anyhow::Result<Self> {
+        if text.starts_with("whpk_") {
+            return Ok(Self::Key(text.parse().context("this is not a public key")?));
+        }
+        Ok(Self::Secret(text.parse().context("this is not a signing secret")?))
+    }
+
+    fn word(&self) -> &'static str {
+        match self {
+            Self::Secret(_) => "secret",
+            Self::Key(_) => "key",
+        }
+    }
+
+    fn verify(
+        &self,
+        headers: SignedHeaders<'_>,
+        body: &[u8],
+        now: Timestamp,
+    ) -> Result<(), VerifyError> {
+        match self {
+            Self::Secret(secret) => verify(secret, headers, body, now),
+            Self::Key(key) => verify_by_key(key, headers, body, now),
+        }
+    }
+}
+
 /// What a receiver would say, and a guess at the usual slip behind it.
 fn judge(
-    secret: &SigningSecret,
+    verifier: &Verifier,
     headers: SignedHeaders<'_>,
     body: &[u8],
     now: Timestamp,
 ) -> Result<(), String> {
-    let Err(error) = verify(secret, headers, body, now) else { return Ok(()) };
+    let Err(error) = verifier.verify(headers, body, now) else { return Ok(()) };
     let without_newline = body.strip_suffix(b"\r\n").or_else(|| body.strip_suffix(b"\n"));
     if error == VerifyError::Mismatch
-        && without_newline.is_some_and(|body| verify(secret, headers, body, now).is_ok())
+        && without_newline.is_some_and(|body| verifier.verify(headers, body, now).is_ok())
     {
         return Err("the body has a line break at its end that it was not signed with; \
                     whatever saved it has added that"
@@ -114,7 +149,7 @@ fn header(line: &str) -> Option<(&str, &str)> {
 }
 
 /// From the file, from the environment, or from whoever sits at the terminal.
-fn secret(file: Option<PathBuf>) -> anyhow::Result<SigningSecret> {
+fn secret(file: Option<PathBuf>) -> anyhow::Result<Verifier> {
     let text = match (file, config::signing_secret()) {
         (Some(path), _) => {
             let text = config::read_secret(&path)?;
@@ -126,7 +161,7 @@ fn secret(file: Option<PathBuf>) -> anyhow::Result<SigningSecret> {
                 .context("give it by --secret-file or ENGAGEMENT_BRIDGE_SIGNING_SECRET")?,
         ),
     };
-    text.trim().parse().context("this is not a signing secret")
+    Verifier::read(text.trim())
 }
 
 fn body(path: Option<PathBuf>) -> anyhow::Result<Vec<u8>> {
@@ -145,26 +180,34 @@ fn body(path: Option<PathBuf>) -> anyhow::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::courier::signing::sign;
+    use crate::courier::SigningKey;
+    use crate::courier::signing::Signers;
 
     const SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
 
     #[test]
     fn the_usual_slips_are_told_apart() {
-        let secret: SigningSecret = SECRET.parse().unwrap();
-        let signature = sign(std::slice::from_ref(&secret), "msg_1", 1_800_000_000, b"{}");
+        let key = SigningKey::generate().unwrap();
+        let signers = Signers { keys: vec![key.clone()], ..Signers::only(SECRET.parse().unwrap()) };
+        let signature = signers.sign("msg_1", 1_800_000_000, b"{}");
         let headers = SignedHeaders {
             id: Some("msg_1"),
             timestamp: Some("1800000000"),
             signature: Some(&signature),
         };
         let then = signed_at(headers).unwrap();
-        let reason = |body: &[u8], now| judge(&secret, headers, body, now);
-        assert_eq!(reason(b"{}", then), Ok(()));
-        assert!(reason(b"{}\n", then).unwrap_err().contains("line break"));
-        assert!(reason(b"{ }", then).unwrap_err().contains("exact bytes"));
-        let late = then + std::time::Duration::from_secs(301);
-        assert!(reason(b"{}", late).unwrap_err().contains("301 s old"));
+        for text in [SECRET, &key.public().to_string()] {
+            let verifier = Verifier::read(text).unwrap();
+            let reason = |body: &[u8], now| judge(&verifier, headers, body, now);
+            assert_eq!(reason(b"{}", then), Ok(()));
+            assert!(reason(b"{}\n", then).unwrap_err().contains("line break"));
+            assert!(reason(b"{ }", then).unwrap_err().contains("exact bytes"));
+            let late = then + std::time::Duration::from_secs(301);
+            assert!(reason(b"{}", late).unwrap_err().contains("301 s old"));
+        }
+        for text in ["whpk_", &SECRET[6..], &key.expose()] {
+            assert!(Verifier::read(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -17,7 +17,6 @@ use tokio::time::{Instant, timeout_at};
 
 use super::egress::{CallbackUrl, Egress, NotDialled, Refusal};
 use super::exit::{ConnectTimedOut, Connector, ProxyFailed, ProxyWay};
-use super::signing::sign;
 use super::{Courier, Failure, Parcel, Receipt};
 use crate::callback::Reply;
 use crate::clock::Clock;
@@ -119,7 +118,7 @@ impl HttpCourier {
     /// Signed anew for each attempt, with its own time.
     fn headers(&self, parcel: &Parcel) -> HeaderMap {
         let (id, timestamp) = (parcel.id.to_string(), self.clock.wall().as_second());
-        let signature = sign(&parcel.secrets, &id, timestamp, &parcel.body);
+        let signature = parcel.signers.sign(&id, timestamp, &parcel.body);
         let mut headers = HeaderMap::new();
         headers.insert(header::ACCEPT, HeaderValue::from_static("*/*"));
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));

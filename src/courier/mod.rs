@@ -24,7 +24,7 @@ pub use egress::{CallbackUrl, Egress};
 pub use envelope::{Letter, Tracking, compose};
 pub use exit::{InvalidProxy, Proxy, ProxyWay};
 pub use http::{HARD_DEADLINE, HttpCourier};
-pub use signing::SigningSecret;
+pub use signing::{PublicKey, Signers, SigningKey, SigningSecret};
 
 /// Makes one attempt to deliver a callback.
 #[async_trait]
@@ -43,8 +43,8 @@ pub struct Parcel {
     pub url: String,
     /// The exact bytes to sign and to send; the same in every attempt.
     pub body: Bytes,
-    /// All live secrets of the caller, newest first. Each signs.
-    pub secrets: Vec<SigningSecret>,
+    /// Each of them signs.
+    pub signers: Signers,
 }
 
 /// What one attempt came to, as the caller may see it.

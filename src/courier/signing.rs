@@ -1,6 +1,9 @@
-//! Standard Webhooks 1.0.0: HMAC-SHA256 over `{id}.{timestamp}.{body}`. Pure.
+//! Standard Webhooks 1.0.0: HMAC-SHA256 (`v1`) over `{id}.{timestamp}.{body}`, and Ed25519 (`v1a`)
+//! over the same beside it, where a caller asks for that. Pure.
 //!
 //! <https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md>
+
+mod ed25519;
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,10 +16,16 @@ use jiff::Timestamp;
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
+pub use ed25519::{InvalidKey, PublicKey, SigningKey};
+
 /// How far a callback's timestamp may be from the receiver's clock; as in all official libraries.
 pub const TOLERANCE: Duration = Duration::from_mins(5);
 
 const PREFIX: &str = "whsec_";
+
+/// What entries of `webhook-signature` begin with: HMAC's, and Ed25519's.
+const HMAC: &str = "v1,";
+const ED25519: &str = "v1a,";
 
 /// Bytes of a secret that we make. A multiple of three, so that its base64 needs no padding, which
 /// some libraries are particular about.
@@ -25,6 +34,15 @@ const NEW_SECRET: usize = 24;
 /// What a caller's callbacks are signed with: 24 to 64 bytes, as text `whsec_` and base64.
 #[derive(Clone)]
 pub struct SigningSecret(Zeroizing<Vec<u8>>);
+
+/// What signs a callback.
+#[derive(Clone, Debug, Default)]
+pub struct Signers {
+    /// Live secrets, newest first.
+    pub secrets: Vec<SigningSecret>,
+    /// Live keys, newest first; none unless the caller has asked for them.
+    pub keys: Vec<SigningKey>,
+}
 
 /// The text is not a signing secret.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
@@ -48,11 +66,11 @@ pub enum VerifyError {
     TooOld(i64),
     #[error("the message is {0} s ahead of the clock, more than the 300 s that are allowed")]
     TooNew(i64),
-    #[error("webhook-signature has no entry that begins with `v1,`")]
-    NoSignature,
+    #[error("webhook-signature has no entry that begins with `{0}`")]
+    NoSignature(&'static str),
     #[error(
-        "no signature matches: the secret is another one, or id, timestamp or body were changed \
-         on the way (the exact bytes count, so verify before parsing)"
+        "no signature matches: the secret or key is another one, or id, timestamp or body were \
+         changed on the way (the exact bytes count, so verify before parsing)"
     )]
     Mismatch,
 }
@@ -70,9 +88,32 @@ pub struct SignedHeaders<'a> {
 pub fn sign(secrets: &[SigningSecret], id: &str, timestamp: i64, body: &[u8]) -> String {
     let entry = |secret: &SigningSecret| {
         let code = mac(secret, id, timestamp.to_string().as_bytes(), body).finalize().into_bytes();
-        format!("v1,{}", STANDARD.encode(code))
+        format!("{HMAC}{}", STANDARD.encode(code))
     };
     secrets.iter().map(entry).collect::<Vec<_>>().join(" ")
+}
+
+impl Signers {
+    /// One secret, and nothing else.
+    pub fn only(secret: SigningSecret) -> Self {
+        Self { secrets: vec![secret], keys: Vec::new() }
+    }
+
+    /// The same with an entry for each key behind those of the secrets: libraries that know HMAC
+    /// alone pass over what they do not know, but some of them stumble over it where it comes first.
+    pub fn sign(&self, id: &str, timestamp: i64, body: &[u8]) -> String {
+        let mut signature = sign(&self.secrets, id, timestamp, body);
+        if !self.keys.is_empty() {
+            let content = content(id, &timestamp.to_string(), body);
+            for key in &self.keys {
+                let space = if signature.is_empty() { "" } else { " " };
+                signature += space;
+                signature += ED25519;
+                signature += &STANDARD.encode(key.sign(&content));
+            }
+        }
+        signature
+    }
 }
 
 /// Checks a message as its receiver would, in constant time where it matters.
@@ -81,6 +122,30 @@ pub fn verify(
     headers: SignedHeaders<'_>,
     body: &[u8],
     now: Timestamp,
+) -> Result<(), VerifyError> {
+    verify_with(HMAC, headers, now, |id, timestamp, code| {
+        mac(secret, id, timestamp.as_bytes(), body).verify_slice(code).is_ok()
+    })
+}
+
+/// Checks a message by the public half of a key that may have signed it.
+pub fn verify_by_key(
+    key: &PublicKey,
+    headers: SignedHeaders<'_>,
+    body: &[u8],
+    now: Timestamp,
+) -> Result<(), VerifyError> {
+    verify_with(ED25519, headers, now, |id, timestamp, code| {
+        key.verifies(&content(id, timestamp, body), code)
+    })
+}
+
+/// Checks a message by those of its signatures that begin with `kind`; one that `matches` is enough.
+fn verify_with(
+    kind: &'static str,
+    headers: SignedHeaders<'_>,
+    now: Timestamp,
+    matches: impl Fn(&str, &str, &[u8]) -> bool,
 ) -> Result<(), VerifyError> {
     let id = headers.id.ok_or(VerifyError::Missing("webhook-id"))?;
     let timestamp = headers.timestamp.ok_or(VerifyError::Missing("webhook-timestamp"))?;
@@ -94,16 +159,18 @@ pub fn verify(
     if age < -tolerance {
         return Err(VerifyError::TooNew(age.saturating_neg()));
     }
-    let mut entries = signature.split(' ').filter_map(|entry| entry.strip_prefix("v1,")).peekable();
+    let mut entries = signature.split(' ').filter_map(|entry| entry.strip_prefix(kind)).peekable();
     if entries.peek().is_none() {
-        return Err(VerifyError::NoSignature);
+        return Err(VerifyError::NoSignature(kind));
     }
-    let matches = |entry: &str| {
-        // The header's text is what was signed, so it is not written anew from the number.
-        let code = STANDARD.decode(entry).unwrap_or_default();
-        mac(secret, id, timestamp.as_bytes(), body).verify_slice(&code).is_ok()
-    };
+    // The header's text is what was signed, so the time is not written anew from the number.
+    let matches = |entry| matches(id, timestamp, &STANDARD.decode(entry).unwrap_or_default());
     if entries.any(matches) { Ok(()) } else { Err(VerifyError::Mismatch) }
+}
+
+/// What is signed.
+fn content(id: &str, timestamp: &str, body: &[u8]) -> Vec<u8> {
+    [id.as_bytes(), b".", timestamp.as_bytes(), b".", body].concat()
 }
 
 fn mac(secret: &SigningSecret, id: &str, timestamp: &[u8], body: &[u8]) -> Hmac<Sha256> {
@@ -202,6 +269,38 @@ mod tests {
         }
     }
 
+    /// Vector C: a key, its public half, and what it signs the message of vector B with.
+    const KEY: &str = "whsk_6Xb/dCcHpPea21PS1N9VY/NZW723CEc77N4rJCubMbfVKIDij2HKpMKkioLlX0dRqSKJp4AJ6p9lMicMFs6Kvg==";
+    const PUBLIC: &str = "whpk_1SiA4o9hyqTCpIqC5V9HUakiiaeACeqfZTInDBbOir4=";
+    const BY_KEY: &str = "v1a,hnO3f9T8Ytu9HwrXslvumlUpqtNVqkhqw/enGzPCXe5BdqzCInXqYXFymVJaA7AZdpXwVLPo3mNl8EM+m7TBAg==";
+
+    #[test]
+    fn a_key_signs_behind_the_secrets_as_the_vector_says() {
+        let (secret, id, timestamp, body, by_secret) = VECTORS[1];
+        let key: SigningKey = KEY.parse().unwrap();
+        assert_eq!(key.public().to_string(), PUBLIC);
+        let signers = Signers { secrets: vec![secret.parse().unwrap()], keys: vec![key.clone()] };
+        let signature = signers.sign(id, timestamp, body.as_bytes());
+        assert_eq!(signature, format!("{by_secret} {BY_KEY}"));
+
+        let (text, public) = (timestamp.to_string(), PUBLIC.parse::<PublicKey>().unwrap());
+        let good = headers(id, &text, &signature);
+        let check =
+            |headers, body: &str| verify_by_key(&public, headers, body.as_bytes(), at(timestamp));
+        assert_eq!(check(good, body), Ok(()));
+        assert_eq!(verify(&signers.secrets[0], good, body.as_bytes(), at(timestamp)), Ok(()));
+        assert_eq!(check(good, "{}"), Err(VerifyError::Mismatch));
+        assert_eq!(check(headers("msg_1", &text, &signature), body), Err(VerifyError::Mismatch));
+        assert_eq!(
+            check(headers(id, &text, by_secret), body),
+            Err(VerifyError::NoSignature("v1a,"))
+        );
+        let other = SigningKey::generate().unwrap();
+        let by_other = Signers { keys: vec![other, key], ..Signers::default() };
+        let signature = by_other.sign(id, timestamp, body.as_bytes());
+        assert_eq!(check(headers(id, &text, &signature), body), Ok(()), "either will do");
+    }
+
     #[test]
     fn each_fault_is_told_apart() {
         let (secret, id, timestamp, body, signature) = VECTORS[0];
@@ -218,7 +317,7 @@ mod tests {
         let odd = SignedHeaders { timestamp: Some("soon"), ..good };
         assert_eq!(check(odd, timestamp), Err(VerifyError::Timestamp));
         let unsigned = SignedHeaders { signature: Some("v1a,abc"), ..good };
-        assert_eq!(check(unsigned, timestamp), Err(VerifyError::NoSignature));
+        assert_eq!(check(unsigned, timestamp), Err(VerifyError::NoSignature("v1,")));
         let other = SignedHeaders { signature: Some(VECTORS[1].4), ..good };
         assert_eq!(check(other, timestamp), Err(VerifyError::Mismatch));
     }

@@ -5,12 +5,13 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use secrecy::ExposeSecret as _;
 
-use super::sealed::token_place;
+use super::sealed::{callback_secret_place, token_place};
 use super::{
-    ApiKey, Attempt, ConnectionSummary, Identity, KeyDigest, Notice, SigningSecretSummary,
-    StoreError, StoredCallback, Tracked,
+    ApiKey, Attempt, ConnectionSummary, Identity, KeyDigest, Notice, SigningKeySummary,
+    SigningSecretSummary, StoreError, StoredCallback, Tracked,
 };
 use crate::callback::{self, Callback, CallbackId, Reason};
+use crate::courier::SigningSecret;
 use crate::graph::{AccessToken, ApiVersion, Credential, Reference};
 use crate::lane::{Lane, LaneName, Slot};
 use crate::operation::{Operation, OperationId, Outcome, Refusal, State, Watch};
@@ -123,6 +124,7 @@ pub(super) trait Fields {
             identity,
             callback_url: self.text("callback_url")?,
             client_state: self.text_or_null("client_state")?,
+            has_callback_secret: self.bytes_or_null("sealed_callback_secret")?.is_some(),
             last_body: self.bytes_or_null("last_body")?.map(Bytes::from),
         })
     }
@@ -189,6 +191,16 @@ pub(super) trait Fields {
     fn signing_secret_summary(&self) -> Result<SigningSecretSummary, StoreError> {
         Ok(SigningSecretSummary {
             id: self.number("id")?,
+            created_at: self.time("created_at")?,
+            expires_at: self.time_or_null("expires_at")?,
+        })
+    }
+
+    /// A row of `signing_keys`, without its private half.
+    fn signing_key_summary(&self) -> Result<SigningKeySummary, StoreError> {
+        Ok(SigningKeySummary {
+            id: self.number("id")?,
+            public_key: self.word("public_key", |text| text.parse().ok())?,
             created_at: self.time("created_at")?,
             expires_at: self.time_or_null("expires_at")?,
         })
@@ -342,6 +354,16 @@ impl CredentialColumns {
             }
         }
     }
+}
+
+/// The column of `operations` that holds the secret that its callbacks are signed with.
+pub(super) fn seal_callback_secret(
+    vault: &Vault,
+    id: OperationId,
+    secret: Option<&SigningSecret>,
+) -> Result<Option<Vec<u8>>, VaultError> {
+    let seal = |it: &SigningSecret| vault.seal(&callback_secret_place(id), it.expose().as_bytes());
+    secret.map(seal).transpose()
 }
 
 /// Milliseconds, or null.

@@ -39,15 +39,15 @@ use jiff::Timestamp;
 use secrecy::SecretString;
 
 use crate::callback::{Callback, CallbackId};
-use crate::courier::SigningSecret;
+use crate::courier::{Signers, SigningKey, SigningSecret};
 use crate::graph::Connection;
 use crate::operation::OperationId;
 
 pub use records::{
     Amended, Amendment, ApiKey, Attempt, CallbackFilter, CallerName, Change, Claim, Claimed,
     Commit, Committed, ConnectionSummary, Forgotten, Idempotency, Identity, InvalidName, KeyDigest,
-    Notice, OperationFilter, OwedCallback, Page, Registered, Registration, SigningSecretSummary,
-    Step, StoredCallback, Tracked, Work,
+    Notice, OperationFilter, OwedCallback, Page, Registered, Registration, Rotated, Rotation,
+    SigningKeySummary, SigningSecretSummary, Step, StoredCallback, Tracked, Work,
 };
 
 /// Keeps operations and callbacks, and hands out the right to take their next steps.
@@ -137,7 +137,7 @@ pub trait Store: Send + Sync {
     ) -> Result<Forgotten, StoreError>;
 }
 
-/// Keeps callers and what belongs to them: API keys, signing secrets, connections.
+/// Keeps callers and what belongs to them: API keys, signing secrets and keys, connections.
 ///
 /// Methods that name a caller answer `Ok(None)` or `Ok(false)` where the caller, or the thing of
 /// the caller's, is not there: that is for the one who asked to judge.
@@ -168,14 +168,13 @@ pub trait Directory: Send + Sync {
     async fn revoke_key(&self, caller: &CallerName, id: &str) -> Result<bool, StoreError>;
 
     /// Adds a signing secret that is the newest from now on, and lets every older one sign until
-    /// `older_until` and no longer. Answers its id, or `None` if there is no such caller.
+    /// the rotation says and no longer. Those that sign no more are forgotten.
     async fn rotate_secret(
         &self,
         caller: &CallerName,
         secret: &SigningSecret,
-        older_until: Timestamp,
-        now: Timestamp,
-    ) -> Result<Option<u32>, StoreError>;
+        rotation: Rotation,
+    ) -> Result<Rotated, StoreError>;
 
     /// A caller's signing secrets that are live at `now`, newest first, without what they are.
     async fn secrets(
@@ -187,6 +186,31 @@ pub trait Directory: Send + Sync {
     /// Stops a secret from signing at once; `false` if the caller has no such live secret, or if
     /// it is the newest, for every other one expires.
     async fn revoke_secret(
+        &self,
+        caller: &CallerName,
+        id: u32,
+        now: Timestamp,
+    ) -> Result<bool, StoreError>;
+
+    /// Adds a signing key, which follows on older ones as a secret does. From the first on, callbacks
+    /// are signed by keys as well.
+    async fn rotate_signing_key(
+        &self,
+        caller: &CallerName,
+        key: &SigningKey,
+        rotation: Rotation,
+    ) -> Result<Rotated, StoreError>;
+
+    /// The public halves of a caller's signing keys that are live at `now`, newest first.
+    async fn signing_keys(
+        &self,
+        caller: &CallerName,
+        now: Timestamp,
+    ) -> Result<Option<Vec<SigningKeySummary>>, StoreError>;
+
+    /// Stops a key from signing at once; `false` if the caller has no such live key, or if it is
+    /// the newest and not the only one, for every other one expires. Its id is not given again.
+    async fn revoke_signing_key(
         &self,
         caller: &CallerName,
         id: u32,
@@ -273,8 +297,8 @@ pub struct Message {
     pub callback: Callback,
     pub url: String,
     pub body: Bytes,
-    /// Live secrets, newest first.
-    pub secrets: Vec<SigningSecret>,
+    /// The secret of its operation alone, where that has one; else whatever of its caller's is live.
+    pub signers: Signers,
 }
 
 impl StoreError {

@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::Message;
 use crate::callback::{Callback, CallbackId};
+use crate::courier::{PublicKey, SigningSecret};
 use crate::graph::{AccessToken, Credential, Reference};
 use crate::lane::{LaneName, Report};
 use crate::operation::{Operation, OperationId, Owed};
@@ -35,6 +36,8 @@ pub struct Registration {
     /// Scheme, host and port of the callback URL: what callbacks share a lane by.
     pub callback_origin: String,
     pub client_state: Option<String>,
+    /// Signs this operation's callbacks in place of the caller's secrets.
+    pub callback_secret: Option<SigningSecret>,
     pub idempotency: Option<Idempotency>,
     /// How many operations that are not at rest the caller may have, this one included.
     pub live_limit: u64,
@@ -80,6 +83,8 @@ pub struct Tracked {
     pub identity: Identity,
     pub callback_url: String,
     pub client_state: Option<String>,
+    /// Whether its callbacks are signed by a secret of its own.
+    pub has_callback_secret: bool,
     /// The operation as Graph last sent it, byte for byte.
     pub last_body: Option<Bytes>,
 }
@@ -268,6 +273,44 @@ pub struct SigningSecretSummary {
     pub created_at: Timestamp,
     /// When it stops signing; `None` for the newest.
     pub expires_at: Option<Timestamp>,
+}
+
+/// A signing key without its private half.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct SigningKeySummary {
+    pub id: u32,
+    pub public_key: PublicKey,
+    pub created_at: Timestamp,
+    /// When it stops signing; `None` for the newest.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// How a caller changes over to another secret or key.
+#[derive(Clone, Copy, Debug)]
+pub struct Rotation {
+    pub now: Timestamp,
+    /// Until when older ones go on signing beside the new one.
+    pub older_until: Timestamp,
+    /// How many may sign, the new one included.
+    pub most_live: u32,
+}
+
+/// What came of changing over.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Rotated {
+    /// The new one has this id, which no other one of the caller's has had.
+    Made(u32),
+    /// More would sign than may; nothing was changed.
+    TooManyLive,
+    NoSuchCaller,
+}
+
+impl Rotation {
+    /// Whether there is room for a new one beside so many that are live.
+    pub(super) fn has_room(&self, live: u32) -> bool {
+        let beside = if self.now < self.older_until { live } else { 0 };
+        beside < self.most_live
+    }
 }
 
 /// A connection without its secret.

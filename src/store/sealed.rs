@@ -2,7 +2,9 @@
 //!
 //! The same in every backend, so that rows can be moved from one to another as they are.
 
-use secrecy::SecretString;
+use std::str::FromStr;
+
+use secrecy::{ExposeSecret as _, SecretString};
 
 use super::CallerName;
 use crate::operation::OperationId;
@@ -16,12 +18,28 @@ pub(super) fn token_place(id: OperationId) -> String {
     format!("operations/{id}/token")
 }
 
+pub(super) fn callback_secret_place(id: OperationId) -> String {
+    format!("operations/{id}/callback_secret")
+}
+
 pub(super) fn secret_place(caller: &CallerName, id: u32) -> String {
     format!("signing_secrets/{caller}/{id}")
 }
 
+pub(super) fn signing_key_place(caller: &CallerName, id: u32) -> String {
+    format!("signing_keys/{caller}/{id}")
+}
+
 pub(super) fn connection_place(caller: &CallerName, name: &str) -> String {
     format!("connections/{caller}/{name}")
+}
+
+/// A secret that was sealed as its text.
+pub(super) fn read<T>(vault: &Vault, place: &str, sealed: &[u8]) -> Result<T, anyhow::Error>
+where
+    T: FromStr<Err: std::error::Error + Send + Sync + 'static>,
+{
+    Ok(open(vault, place, sealed)?.expose_secret().parse()?)
 }
 
 /// Why a stored secret cannot be used.

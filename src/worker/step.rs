@@ -57,9 +57,9 @@ impl Worker {
     }
 
     async fn attempt(&self, claim: Claim, message: Message) -> Commit {
-        let Message { callback, url, body, secrets } = message;
+        let Message { callback, url, body, signers } = message;
         let started_at = self.clock.now();
-        let receipt = self.courier.deliver(Parcel { id: callback.id, url, body, secrets }).await;
+        let receipt = self.courier.deliver(Parcel { id: callback.id, url, body, signers }).await;
         let at = self.clock.now();
         let event = callback::Event::Attempted(receipt.reply);
         let report = Report::of_attempt(receipt.reply);

@@ -16,8 +16,9 @@ use crate::api::access::Caller;
 use crate::api::body::{Json, whole, word};
 use crate::api::problem::{Kind, Problem, ProblemBody};
 use crate::api::{Api, FieldError};
-use crate::courier::CallbackUrl;
 use crate::courier::egress::Refusal;
+use crate::courier::signing::InvalidSecret;
+use crate::courier::{CallbackUrl, SigningSecret};
 use crate::graph::{Credential, Reference};
 use crate::operation::{self, OperationId, after};
 use crate::store::{
@@ -71,6 +72,14 @@ pub(in crate::api) struct Request {
     /// What the callback's body looks like.
     #[serde(default, deserialize_with = "word")]
     format: Format,
+    /// Signs the callbacks of this operation, and nothing else does: neither your signing secrets nor
+    /// your signing keys. `whsec_` and base64 of 24 to 64 bytes. Never shown again. An operation that
+    /// is tracked already keeps what it has.
+    #[schema(
+        value_type = Option<String>,
+        pattern = "^whsec_(([A-Za-z0-9+/]{4}){8,20}([A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=|[A-Za-z0-9+/][AQgw]==)?|([A-Za-z0-9+/]{4}){21}([A-Za-z0-9+/][AQgw]==)?)$"
+    )]
+    callback_secret: Option<SecretString>,
     /// How long to wait for Graph, as an ISO 8601 duration between `PT1M` and `P7D`; `PT24H`
     /// unless given.
     #[schema(example = "PT24H")]
@@ -217,6 +226,12 @@ async fn check(
     if request.client_state.as_ref().is_some_and(|it| it.contains('\0')) {
         errors.push(FieldError::new("clientState", "invalid", "no text with U+0000 in it"));
     }
+    let callback_secret = request.callback_secret.as_ref().and_then(|text| {
+        let secret = text.expose_secret().parse::<SigningSecret>();
+        let complaint =
+            |it: InvalidSecret| FieldError::new("callbackSecret", "invalid", it.to_string());
+        secret.map_err(|invalid| errors.push(complaint(invalid))).ok()
+    });
     let deadline = deadline(api, request.expires_after.as_deref(), now, &mut errors);
     let callback_url = callback_url(api, &request.callback_url, &mut errors).await;
 
@@ -234,6 +249,7 @@ async fn check(
         callback_origin: callback_url.origin(),
         callback_url: callback_url.as_str().to_owned(),
         client_state: request.client_state,
+        callback_secret,
         idempotency: None,
         live_limit: api.limits.live_operations,
     })
@@ -297,6 +313,7 @@ fn digest(request: &Request) -> [u8; 32] {
         expires_in,
         client_state,
         format: Format::Envelope,
+        callback_secret,
         expires_after,
     } = request;
     let expires_in = expires_in.map(|seconds| seconds.to_string());
@@ -307,6 +324,7 @@ fn digest(request: &Request) -> [u8; 32] {
         access_token.as_ref().map(SecretString::expose_secret),
         expires_in.as_deref(),
         client_state.as_deref(),
+        callback_secret.as_ref().map(SecretString::expose_secret),
         expires_after.as_deref(),
     ];
     let mut digest = Sha256::new();
@@ -340,6 +358,7 @@ fn tracked(registration: &Registration) -> Tracked {
         identity: Identity::of(&registration.credential),
         callback_url: registration.callback_url.clone(),
         client_state: registration.client_state.clone(),
+        has_callback_secret: registration.callback_secret.is_some(),
         last_body: None,
     }
 }

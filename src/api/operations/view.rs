@@ -26,6 +26,8 @@ pub(in crate::api) struct OperationView {
     client_state: Option<String>,
     /// What the callback's body looks like: `envelope`.
     format: &'static str,
+    /// Whether its callbacks are signed with a `callbackSecret` of its own.
+    has_callback_secret: bool,
     /// The connection that Graph is asked by; null where a token was handed in.
     connection: Option<String>,
     /// When the token that was handed in expires.
@@ -148,6 +150,7 @@ impl OperationView {
             callback_url: tracked.callback_url.clone(),
             client_state: tracked.client_state.clone(),
             format: "envelope",
+            has_callback_secret: tracked.has_callback_secret,
             connection,
             token_expires_at,
             registered_at: operation.registered_at.to_string(),

@@ -10,6 +10,7 @@ use std::future::pending;
 use jiff::Timestamp;
 
 use super::super::egress::{Ports, RefusalCode, Rules};
+use super::super::signing::Signers;
 use super::super::stand_in::{SetClock, ToldNames};
 use super::*;
 use crate::callback::CallbackId;
@@ -72,7 +73,7 @@ fn parcel(url: &str) -> Parcel {
         id: CallbackId { operation: OperationId(7), number: 1 },
         url: url.to_owned(),
         body: Bytes::from_static(BODY.as_bytes()),
-        secrets: vec![FIRST_SECRET.parse().unwrap()],
+        signers: Signers::only(FIRST_SECRET.parse().unwrap()),
     }
 }
 

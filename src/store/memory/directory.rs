@@ -6,26 +6,32 @@ use jiff::Timestamp;
 use secrecy::SecretString;
 
 use super::{Identity, MemoryStore};
-use crate::courier::SigningSecret;
+use crate::courier::{Signers, SigningKey, SigningSecret};
 use crate::graph::Connection;
 use crate::store::{
-    ApiKey, CallerName, ConnectionSummary, Directory, KeyDigest, Page, SigningSecretSummary,
-    StoreError,
+    ApiKey, CallerName, ConnectionSummary, Directory, KeyDigest, Page, Rotated, Rotation,
+    SigningKeySummary, SigningSecretSummary, StoreError,
 };
 
 #[derive(Debug, Default)]
 pub(super) struct Caller {
     keys: Vec<ApiKey>,
-    /// Oldest first.
-    secrets: Vec<Secret>,
+    secrets: Line<SigningSecret>,
+    signing_keys: Line<SigningKey>,
     pub(super) connections: BTreeMap<String, ConnectionRow>,
     default_connection: Option<String>,
 }
 
+/// Secrets or keys that follow one another, oldest first.
 #[derive(Debug)]
-struct Secret {
-    secret: SigningSecret,
-    summary: SigningSecretSummary,
+struct Line<T>(Vec<Signer<T>>);
+
+#[derive(Debug)]
+struct Signer<T> {
+    it: T,
+    id: u32,
+    created_at: Timestamp,
+    expires_at: Option<Timestamp>,
 }
 
 #[derive(Debug)]
@@ -34,15 +40,42 @@ pub(super) struct ConnectionRow {
     created_at: Timestamp,
 }
 
-impl Caller {
-    fn live(&self, now: Timestamp) -> impl Iterator<Item = &Secret> {
-        let is_live = move |it: &&Secret| it.summary.expires_at.is_none_or(|until| now < until);
-        self.secrets.iter().rev().filter(is_live)
+impl<T> Default for Line<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<T: Clone> Line<T> {
+    /// Newest first.
+    fn live(&self, now: Timestamp) -> impl Iterator<Item = &Signer<T>> {
+        let is_live = move |it: &&Signer<T>| it.expires_at.is_none_or(|until| now < until);
+        self.0.iter().rev().filter(is_live)
     }
 
-    /// Newest first.
-    pub(super) fn live_secrets(&self, now: Timestamp) -> Vec<SigningSecret> {
-        self.live(now).map(|it| it.secret.clone()).collect()
+    fn rotate(&mut self, it: &T, rotation: Rotation) -> Rotated {
+        let Rotation { now, older_until, .. } = rotation;
+        let live = u32::try_from(self.live(now).count()).unwrap_or(u32::MAX);
+        if !rotation.has_room(live) {
+            return Rotated::TooManyLive;
+        }
+        for older in &mut self.0 {
+            let expires_at = &mut older.expires_at;
+            *expires_at = Some(expires_at.map_or(older_until, |at| at.min(older_until)));
+        }
+        let id = self.0.iter().map(|it| it.id).max().unwrap_or_default() + 1;
+        self.0.retain(|it| it.expires_at.is_none_or(|until| now < until));
+        self.0.push(Signer { it: it.clone(), id, created_at: now, expires_at: None });
+        Rotated::Made(id)
+    }
+}
+
+impl Caller {
+    pub(super) fn signers(&self, now: Timestamp) -> Signers {
+        Signers {
+            secrets: self.secrets.live(now).map(|it| it.it.clone()).collect(),
+            keys: self.signing_keys.live(now).map(|it| it.it.clone()).collect(),
+        }
     }
 }
 
@@ -59,8 +92,8 @@ impl Directory for MemoryStore {
         if rows.callers.contains_key(name) {
             return Ok(false);
         }
-        let summary = SigningSecretSummary { id: 1, created_at: now, expires_at: None };
-        let secrets = vec![Secret { secret: secret.clone(), summary }];
+        let first = Signer { it: secret.clone(), id: 1, created_at: now, expires_at: None };
+        let secrets = Line(vec![first]);
         rows.callers.insert(name.clone(), Caller { keys: vec![key], secrets, ..Caller::default() });
         Ok(true)
     }
@@ -101,19 +134,11 @@ impl Directory for MemoryStore {
         &self,
         caller: &CallerName,
         secret: &SigningSecret,
-        older_until: Timestamp,
-        now: Timestamp,
-    ) -> Result<Option<u32>, StoreError> {
+        rotation: Rotation,
+    ) -> Result<Rotated, StoreError> {
         let mut rows = self.rows();
-        let Some(caller) = rows.callers.get_mut(caller) else { return Ok(None) };
-        for older in &mut caller.secrets {
-            let expires_at = &mut older.summary.expires_at;
-            *expires_at = Some(expires_at.map_or(older_until, |at| at.min(older_until)));
-        }
-        let id = caller.secrets.iter().map(|it| it.summary.id).max().unwrap_or_default() + 1;
-        let summary = SigningSecretSummary { id, created_at: now, expires_at: None };
-        caller.secrets.push(Secret { secret: secret.clone(), summary });
-        Ok(Some(id))
+        let Some(caller) = rows.callers.get_mut(caller) else { return Ok(Rotated::NoSuchCaller) };
+        Ok(caller.secrets.rotate(secret, rotation))
     }
 
     async fn secrets(
@@ -122,7 +147,12 @@ impl Directory for MemoryStore {
         now: Timestamp,
     ) -> Result<Option<Vec<SigningSecretSummary>>, StoreError> {
         let rows = self.rows();
-        let summaries = |it: &Caller| it.live(now).map(|it| it.summary.clone()).collect();
+        let summary = |it: &Signer<SigningSecret>| SigningSecretSummary {
+            id: it.id,
+            created_at: it.created_at,
+            expires_at: it.expires_at,
+        };
+        let summaries = |it: &Caller| it.secrets.live(now).map(summary).collect();
         Ok(rows.callers.get(caller).map(summaries))
     }
 
@@ -134,10 +164,55 @@ impl Directory for MemoryStore {
     ) -> Result<bool, StoreError> {
         let mut rows = self.rows();
         let Some(caller) = rows.callers.get_mut(caller) else { return Ok(false) };
-        if caller.live(now).skip(1).all(|older| older.summary.id != id) {
+        if caller.secrets.live(now).skip(1).all(|older| older.id != id) {
             return Ok(false);
         }
-        caller.secrets.retain(|it| it.summary.id != id);
+        caller.secrets.0.retain(|it| it.id != id);
+        Ok(true)
+    }
+
+    async fn rotate_signing_key(
+        &self,
+        caller: &CallerName,
+        key: &SigningKey,
+        rotation: Rotation,
+    ) -> Result<Rotated, StoreError> {
+        let mut rows = self.rows();
+        let Some(caller) = rows.callers.get_mut(caller) else { return Ok(Rotated::NoSuchCaller) };
+        Ok(caller.signing_keys.rotate(key, rotation))
+    }
+
+    async fn signing_keys(
+        &self,
+        caller: &CallerName,
+        now: Timestamp,
+    ) -> Result<Option<Vec<SigningKeySummary>>, StoreError> {
+        let rows = self.rows();
+        let summary = |it: &Signer<SigningKey>| SigningKeySummary {
+            id: it.id,
+            public_key: it.it.public(),
+            created_at: it.created_at,
+            expires_at: it.expires_at,
+        };
+        let summaries = |it: &Caller| it.signing_keys.live(now).map(summary).collect();
+        Ok(rows.callers.get(caller).map(summaries))
+    }
+
+    async fn revoke_signing_key(
+        &self,
+        caller: &CallerName,
+        id: u32,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let mut rows = self.rows();
+        let Some(caller) = rows.callers.get_mut(caller) else { return Ok(false) };
+        let live: Vec<u32> = caller.signing_keys.live(now).map(|it| it.id).collect();
+        if live != [id] && !live.iter().skip(1).any(|older| *older == id) {
+            return Ok(false);
+        }
+        for key in caller.signing_keys.0.iter_mut().filter(|it| it.id == id) {
+            key.expires_at = Some(now);
+        }
         Ok(true)
     }
 

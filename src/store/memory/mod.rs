@@ -18,6 +18,7 @@ use super::{
     Registered, Registration, Step, Store, StoreError, StoredCallback, Tracked, Work,
 };
 use crate::callback::CallbackId;
+use crate::courier::{Signers, SigningSecret};
 use crate::graph::{AccessToken, Credential};
 use crate::lane::{self, Lane, LaneName, share};
 use crate::operation::{Agenda, OperationId, after};
@@ -44,6 +45,7 @@ struct OperationRow {
     tracked: Tracked,
     /// A token that was handed in. What a connection brings is looked up when it is needed.
     handed_in: Option<AccessToken>,
+    callback_secret: Option<SigningSecret>,
     callback_origin: String,
     lane: LaneName,
     held: Option<Held>,
@@ -213,9 +215,11 @@ impl Rows {
                     identity,
                     callback_url: registration.callback_url,
                     client_state: registration.client_state,
+                    has_callback_secret: registration.callback_secret.is_some(),
                     last_body: None,
                 },
                 handed_in,
+                callback_secret: registration.callback_secret,
                 callback_origin: registration.callback_origin,
                 lane,
                 held: None,
@@ -263,12 +267,13 @@ impl Rows {
                 let work = if lapse {
                     Work::LapseCallback(callback)
                 } else {
-                    Work::Attempt(Box::new(Message {
-                        callback,
-                        url: row.stored.url.clone(),
-                        body: row.stored.body.clone(),
-                        secrets: self.callers.get(&row.stored.caller)?.live_secrets(now),
-                    }))
+                    let operation = self.operations.get(&id.operation)?;
+                    let signers = match operation.callback_secret.clone() {
+                        Some(secret) => Signers::only(secret),
+                        None => self.callers.get(&row.stored.caller)?.signers(now),
+                    };
+                    let (url, body) = (row.stored.url.clone(), row.stored.body.clone());
+                    Work::Attempt(Box::new(Message { callback, url, body, signers }))
                 };
                 (work, lane)
             }

@@ -40,6 +40,17 @@ CREATE TABLE signing_secrets (
     PRIMARY KEY (caller, id)
 );
 
+-- Ed25519, for those callers that have asked for it.
+CREATE TABLE signing_keys (
+    caller TEXT COLLATE "C" NOT NULL REFERENCES callers (name),
+    id BIGINT NOT NULL,
+    public_key TEXT NOT NULL,
+    sealed_key BYTEA NOT NULL,
+    created_at BIGINT NOT NULL,
+    expires_at BIGINT,
+    PRIMARY KEY (caller, id)
+);
+
 CREATE TABLE connections (
     caller TEXT COLLATE "C" NOT NULL REFERENCES callers (name),
     name TEXT COLLATE "C" NOT NULL,
@@ -84,6 +95,8 @@ CREATE TABLE operations (
     callback_url TEXT NOT NULL,
     callback_origin TEXT NOT NULL,
     client_state TEXT,
+    -- Signs its callbacks in place of the caller's secrets, for as long as one can be resent.
+    sealed_callback_secret BYTEA,
     -- Digest of Graph id, callback URL and client state: tells the same registration again.
     likeness BYTEA NOT NULL,
     registered_at BIGINT NOT NULL,

@@ -14,14 +14,14 @@ use super::error::Context as _;
 use super::replicas::DIRECTORY;
 use super::row::Columns;
 use super::{CHANNEL, PostgresStore, rows};
-use crate::courier::SigningSecret;
+use crate::courier::{Signers, SigningKey, SigningSecret};
 use crate::graph;
 use crate::store::columns::Fields as _;
 use crate::store::remembered::Remembered;
-use crate::store::sealed::{self, connection_place, secret_place};
+use crate::store::sealed::{self, connection_place, secret_place, signing_key_place};
 use crate::store::{
-    ApiKey, CallerName, ConnectionSummary, Directory, KeyDigest, Page, SigningSecretSummary,
-    StoreError,
+    ApiKey, CallerName, ConnectionSummary, Directory, KeyDigest, Page, Rotated, Rotation,
+    SigningKeySummary, SigningSecretSummary, StoreError,
 };
 use crate::vault::Vault;
 
@@ -73,45 +73,56 @@ impl PostgresStore {
 /// What one step needs, or why it cannot be read, which is no other step's concern.
 pub(super) type Readable<K, V> = HashMap<K, Result<V, StoreError>>;
 
-/// The secrets that sign for each caller at `now`, newest first.
-pub(super) async fn live_secrets(
+/// What signs for each caller at `now`, newest first.
+pub(super) async fn signers(
     transaction: &Transaction<'_>,
     vault: &Vault,
     callers: &[CallerName],
     now: Timestamp,
-) -> Result<Readable<CallerName, Vec<SigningSecret>>, StoreError> {
-    let mut secrets: Readable<CallerName, Vec<SigningSecret>> = HashMap::new();
+) -> Result<Readable<CallerName, Signers>, StoreError> {
+    let mut signers: Readable<CallerName, Signers> = HashMap::new();
     if callers.is_empty() {
-        return Ok(secrets);
+        return Ok(signers);
     }
     let names: Vec<&str> = callers.iter().map(CallerName::as_str).collect();
-    let sql = "SELECT caller, id, sealed_secret FROM signing_secrets WHERE caller = ANY($1) \
-        AND (expires_at IS NULL OR expires_at > $2) ORDER BY caller, id DESC";
-    for row in rows(transaction, READING, sql, &[&names, &now.as_millisecond()]).await? {
+    let live = "caller = ANY($1) AND (expires_at IS NULL OR expires_at > $2)";
+    let sql = format!(
+        "SELECT caller, id, sealed_secret, NULL::bytea AS sealed_key FROM signing_secrets \
+         WHERE {live} UNION ALL SELECT caller, id, NULL, sealed_key FROM signing_keys \
+         WHERE {live} ORDER BY caller, id DESC"
+    );
+    for row in rows(transaction, READING, &sql, &[&names, &now.as_millisecond()]).await? {
         let columns = Columns { table: "signing_secrets", row: &row };
         let caller: CallerName = columns.word("caller", |text| text.parse().ok())?;
-        let secret = signing_secret(vault, &caller, &columns);
-        let all = secrets.entry(caller).or_insert_with(|| Ok(Vec::new()));
-        match (all.as_mut(), secret) {
-            (Ok(all), Ok(secret)) => all.push(secret),
-            // Signed by some of its secrets only, a callback would fail at receivers with the others.
-            (Ok(_), Err(error)) => *all = Err(error),
-            (Err(_), _) => {}
+        let id = columns.number("id")?;
+        let all = signers.entry(caller.clone()).or_insert_with(|| Ok(Signers::default()));
+        let Ok(known) = all.as_mut() else { continue };
+        // Signed by some of them only, a callback would fail at receivers with the others.
+        if let Err(error) = add_signer(known, vault, &caller, id, &row) {
+            *all = Err(error);
         }
     }
-    Ok(secrets)
+    Ok(signers)
 }
 
-/// A row of `signing_secrets`.
-fn signing_secret(
+fn add_signer(
+    signers: &mut Signers,
     vault: &Vault,
     caller: &CallerName,
-    columns: &Columns<'_>,
-) -> Result<SigningSecret, StoreError> {
-    let place = secret_place(caller, columns.number("id")?);
-    let text = opened(vault, columns, "sealed_secret", &place)?;
-    let secret = text.expose_secret().parse::<SigningSecret>();
-    secret.map_err(|error| columns.inconsistent("sealed_secret", error.into()))
+    id: u32,
+    row: &Row,
+) -> Result<(), StoreError> {
+    let secrets = Columns { table: "signing_secrets", row };
+    if let Some(sealed) = secrets.bytes_or_null("sealed_secret")? {
+        let secret = sealed::read(vault, &secret_place(caller, id), &sealed);
+        signers.secrets.push(secret.map_err(|it| secrets.inconsistent("sealed_secret", it))?);
+    }
+    let keys = Columns { table: "signing_keys", row };
+    if let Some(sealed) = keys.bytes_or_null("sealed_key")? {
+        let key = sealed::read(vault, &signing_key_place(caller, id), &sealed);
+        signers.keys.push(key.map_err(|it| keys.inconsistent("sealed_key", it))?);
+    }
+    Ok(())
 }
 
 /// Connections with their secrets, those that there are.
@@ -260,29 +271,19 @@ impl Directory for PostgresStore {
         &self,
         caller: &CallerName,
         secret: &SigningSecret,
-        older_until: Timestamp,
-        now: Timestamp,
-    ) -> Result<Option<u32>, StoreError> {
+        rotation: Rotation,
+    ) -> Result<Rotated, StoreError> {
         let given = Arc::new((caller.clone(), secret.clone(), Arc::clone(&self.vault)));
         let rotate = work(move |transaction| {
             let given = Arc::clone(&given);
             Box::pin(async move {
                 let (caller, secret, vault) = &*given;
-                // Two rotations at once would take the same number.
-                if !lock_caller(transaction, caller).await? {
-                    return Ok(None);
-                }
-                let sql = "UPDATE signing_secrets SET expires_at = least(expires_at, $2) \
-                    WHERE caller = $1";
-                let row = [&caller.as_str() as _, &older_until.as_millisecond() as _];
-                rows(transaction, WRITING, sql, &row).await?;
-                let sql = "SELECT coalesce(max(id), 0) + 1 AS id FROM signing_secrets \
-                    WHERE caller = $1";
-                let next = rows(transaction, READING, sql, &[&caller.as_str()]).await?;
-                let number = |row| Columns { table: "signing_secrets", row }.number("id");
-                let id: u32 = next.first().map(number).transpose()?.unwrap_or(1);
-                insert_secret(transaction, vault, caller, id, secret, now).await?;
-                Ok(Some(id))
+                let id = match rotate(transaction, "signing_secrets", caller, rotation).await? {
+                    Ok(id) => id,
+                    Err(refused) => return Ok(refused),
+                };
+                insert_secret(transaction, vault, caller, id, secret, rotation.now).await?;
+                Ok(Rotated::Made(id))
             })
         });
         self.change(rotate).await
@@ -322,6 +323,91 @@ impl Directory for PostgresStore {
                     return Ok(false);
                 }
                 let sql = "DELETE FROM signing_secrets WHERE caller = $1 AND id = $2";
+                let row = [&caller.as_str() as _, &i64::from(id) as _];
+                rows(transaction, WRITING, sql, &row).await?;
+                Ok(true)
+            })
+        });
+        self.change(revoke).await
+    }
+
+    async fn rotate_signing_key(
+        &self,
+        caller: &CallerName,
+        key: &SigningKey,
+        rotation: Rotation,
+    ) -> Result<Rotated, StoreError> {
+        let given = Arc::new((caller.clone(), key.clone(), Arc::clone(&self.vault)));
+        let rotate = work(move |transaction| {
+            let given = Arc::clone(&given);
+            Box::pin(async move {
+                let (caller, key, vault) = &*given;
+                let id = match rotate(transaction, "signing_keys", caller, rotation).await? {
+                    Ok(id) => id,
+                    Err(refused) => return Ok(refused),
+                };
+                let place = signing_key_place(caller, id);
+                let sealed =
+                    vault.seal(&place, key.expose().as_bytes()).context("sealing a signing key")?;
+                let sql = "INSERT INTO signing_keys (caller, id, public_key, sealed_key, \
+                    created_at) VALUES ($1, $2, $3, $4, $5)";
+                let row = [
+                    &caller.as_str() as _,
+                    &i64::from(id) as _,
+                    &key.public().to_string() as _,
+                    &sealed as _,
+                    &rotation.now.as_millisecond() as _,
+                ];
+                rows(transaction, WRITING, sql, &row).await?;
+                Ok(Rotated::Made(id))
+            })
+        });
+        self.change(rotate).await
+    }
+
+    async fn signing_keys(
+        &self,
+        caller: &CallerName,
+        now: Timestamp,
+    ) -> Result<Option<Vec<SigningKeySummary>>, StoreError> {
+        if !self.has_caller(caller).await? {
+            return Ok(None);
+        }
+        let row = [&caller.as_str() as _, &now.as_millisecond() as _];
+        let keys = self.database.query(READING, LIVE_KEYS, &row).await?;
+        let read = |row| Columns { table: "signing_keys", row }.signing_key_summary();
+        keys.iter().map(read).collect::<Result<_, _>>().map(Some)
+    }
+
+    async fn revoke_signing_key(
+        &self,
+        caller: &CallerName,
+        id: u32,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let caller = Arc::new(caller.clone());
+        let revoke = work(move |transaction| {
+            let caller = Arc::clone(&caller);
+            Box::pin(async move {
+                // A rotation at the same time would make another one the newest.
+                lock_caller(transaction, &caller).await?;
+                let row = [&caller.as_str() as _, &now.as_millisecond() as _];
+                let live = rows(transaction, READING, LIVE_KEYS, &row).await?;
+                let number = |row| Columns { table: "signing_keys", row }.number("id");
+                let live: Vec<u32> = live.iter().map(number).collect::<Result<_, _>>()?;
+                if live == [id] {
+                    // Its row keeps the number from being given again.
+                    let sql = "UPDATE signing_keys SET expires_at = $3 \
+                        WHERE caller = $1 AND id = $2";
+                    let row =
+                        [&caller.as_str() as _, &i64::from(id) as _, &now.as_millisecond() as _];
+                    rows(transaction, WRITING, sql, &row).await?;
+                    return Ok(true);
+                }
+                if !live.iter().skip(1).any(|older| *older == id) {
+                    return Ok(false);
+                }
+                let sql = "DELETE FROM signing_keys WHERE caller = $1 AND id = $2";
                 let row = [&caller.as_str() as _, &i64::from(id) as _];
                 rows(transaction, WRITING, sql, &row).await?;
                 Ok(true)
@@ -486,6 +572,42 @@ fn can_be_stored(name: &str) -> bool {
 
 const LIVE_SECRETS: &str = "SELECT id, created_at, expires_at FROM signing_secrets \
     WHERE caller = $1 AND (expires_at IS NULL OR expires_at > $2) ORDER BY id DESC";
+
+const LIVE_KEYS: &str = "SELECT id, public_key, created_at, expires_at FROM signing_keys \
+    WHERE caller = $1 AND (expires_at IS NULL OR expires_at > $2) ORDER BY id DESC";
+
+/// Makes room for another secret or key in `table`, and says which number it is to have.
+async fn rotate(
+    transaction: &Transaction<'_>,
+    table: &'static str,
+    caller: &CallerName,
+    rotation: Rotation,
+) -> Result<Result<u32, Rotated>, StoreError> {
+    // Two rotations at once would take the same number, or the same room.
+    if !lock_caller(transaction, caller).await? {
+        return Ok(Err(Rotated::NoSuchCaller));
+    }
+    let (caller, now) = (caller.as_str(), rotation.now.as_millisecond());
+    let sql = format!(
+        "SELECT count(*) FILTER (WHERE expires_at IS NULL OR expires_at > $2) AS live, \
+         coalesce(max(id), 0) + 1 AS next FROM {table} WHERE caller = $1"
+    );
+    let found = rows(transaction, READING, &sql, &[&caller, &now]).await?;
+    let read = |row| {
+        let columns = Columns { table, row };
+        Ok((columns.number::<u32>("live")?, columns.number::<u32>("next")?))
+    };
+    let (live, next) = found.first().map(read).transpose()?.unwrap_or((0, 1));
+    if !rotation.has_room(live) {
+        return Ok(Err(Rotated::TooManyLive));
+    }
+    let sql = format!("UPDATE {table} SET expires_at = least(expires_at, $2) WHERE caller = $1");
+    let until = rotation.older_until.as_millisecond();
+    rows(transaction, WRITING, &sql, &[&caller, &until]).await?;
+    let sql = format!("DELETE FROM {table} WHERE caller = $1 AND expires_at <= $2");
+    rows(transaction, WRITING, &sql, &[&caller, &now]).await?;
+    Ok(Ok(next))
+}
 
 /// Keeps others from changing what belongs to the caller; whether there is such a caller.
 ///

@@ -13,7 +13,9 @@ use super::schedule::Key;
 use crate::callback::{Callback, CallbackId};
 use crate::lane::LaneName;
 use crate::operation::{Operation, OperationId};
-use crate::store::columns::{CallbackStateColumns, CredentialColumns, Fields as _, StateColumns};
+use crate::store::columns::{
+    CallbackStateColumns, CredentialColumns, Fields as _, StateColumns, seal_callback_secret,
+};
 use crate::store::{Attempt, CallerName, Notice, OwedCallback, Registration, StoreError, Tracked};
 use crate::vault::Vault;
 
@@ -88,21 +90,24 @@ pub(super) async fn insert_operations(
         let operation = &registration.operation;
         let credential = CredentialColumns::seal(vault, operation.id, &registration.credential)
             .context("sealing a token")?;
-        let state = StateColumns::from(&operation.state);
-        fresh.push((*registration, operation, *lane, credential, state, registration.likeness()));
+        let secret =
+            seal_callback_secret(vault, operation.id, registration.callback_secret.as_ref())
+                .context("sealing a callback secret")?;
+        let (state, likeness) = (StateColumns::from(&operation.state), registration.likeness());
+        fresh.push((*registration, operation, *lane, credential, state, likeness, secret));
     }
     // In one order, as everybody keeps them, so that two of the same do not wait for each other.
     fresh.sort_unstable_by(|one, other| (&one.0.caller, &one.5).cmp(&(&other.0.caller, &other.5)));
     let sql = "INSERT INTO operations (id, caller, graph_version, graph_id, connection, \
         sealed_token, token_expires_at, lane, callback_url, callback_origin, client_state, \
         likeness, registered_at, deadline, polls, callbacks, state, next_poll_at, troubles, \
-        rejections, refusals) \
+        rejections, refusals, sealed_callback_secret) \
         SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], \
         $6::bytea[], $7::bigint[], $8::bigint[], $9::text[], $10::text[], $11::text[], \
         $12::bytea[], $13::bigint[], $14::bigint[], $15::bigint[], $16::bigint[], $17::text[], \
-        $18::bigint[], $19::bigint[], $20::bigint[], $21::bigint[]) \
+        $18::bigint[], $19::bigint[], $20::bigint[], $21::bigint[], $22::bytea[]) \
         ON CONFLICT (caller, likeness) WHERE rested_at IS NULL DO NOTHING RETURNING id, number";
-    let kept = with_columns!(transaction, "keeping operations", sql, fresh, |(it, operation, lane, credential, state, likeness)|
+    let kept = with_columns!(transaction, "keeping operations", sql, fresh, |(it, operation, lane, credential, state, likeness, secret)|
         ids: operation.id.to_string(),
         callers: it.caller.as_str(),
         graph_versions: it.reference.version.as_str(),
@@ -124,6 +129,7 @@ pub(super) async fn insert_operations(
         troubles: state.troubles.map(i64::from),
         rejections: state.rejections.map(i64::from),
         refusals: state.refusals.map(i64::from),
+        callback_secrets: secret.as_deref(),
     )?;
     let read = |row| {
         let columns = Columns { table: "operations", row };
@@ -318,7 +324,7 @@ pub(super) async fn callback_rows(
     if operations.is_empty() {
         return Ok(HashMap::new());
     }
-    let sql = "SELECT callbacks.*, operations.number AS operation \
+    let sql = "SELECT callbacks.*, operations.number AS operation, operations.sealed_callback_secret \
         FROM unnest($1::bigint[], $2::bigint[]) AS wanted (operation, number) \
         JOIN operations ON operations.number = wanted.operation \
         JOIN callbacks ON callbacks.operation_id = operations.id \

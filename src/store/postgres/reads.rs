@@ -16,7 +16,7 @@ use crate::store::{
 
 /// What [`Tracked`] is read from.
 const OPERATION: &str = "id, caller, graph_version, graph_id, connection, token_expires_at, \
-    callback_url, client_state, registered_at, deadline, polls, callbacks, state, next_poll_at, \
+    callback_url, client_state, sealed_callback_secret, registered_at, deadline, polls, callbacks, state, next_poll_at, \
     troubles, rejections, refusals, refusal, blocked_until, earliest_poll_at, outcome, rested_at, \
     last_body";
 

@@ -15,12 +15,12 @@ use super::lives::{self, Became};
 use super::row::Columns;
 use super::schedule::{self, HandedOut, Key, Planned, Settled};
 use super::{directory, rows};
-use crate::courier::SigningSecret;
+use crate::courier::Signers;
 use crate::graph::{self, AccessToken, Credential};
 use crate::lane::{self, LaneName};
 use crate::operation::{Agenda, OperationId, after};
 use crate::store::columns::{CredentialColumns, Fields as _};
-use crate::store::sealed::{self, token_place};
+use crate::store::sealed::{self, callback_secret_place, token_place};
 use crate::store::{
     Amended, Amendment, CallerName, Change, Claim, Claimed, Commit, Committed, Forgotten, Identity,
     Message, OwedCallback, Step, StoreError, Tracked, Work,
@@ -65,7 +65,7 @@ pub(super) async fn claim(
 struct Materials {
     rows: HashMap<Key, Row>,
     connections: Readable<(CallerName, String), Arc<graph::Connection>>,
-    secrets: Readable<CallerName, Vec<SigningSecret>>,
+    signers: Readable<CallerName, Signers>,
 }
 
 impl Materials {
@@ -96,7 +96,7 @@ impl Materials {
         Ok(Self {
             rows,
             connections: directory::connections_of(transaction, vault, &connections).await?,
-            secrets: directory::live_secrets(transaction, vault, &callers, now).await?,
+            signers: directory::signers(transaction, vault, &callers, now).await?,
         })
     }
 
@@ -115,9 +115,19 @@ impl Materials {
         if lapse {
             return Ok(Some(Work::LapseCallback(stored.callback)));
         }
-        let Some(secrets) = readable(&self.secrets, &stored.caller)? else { return Ok(None) };
+        let columns = Columns { table: "operations", row };
+        let own = columns.bytes_or_null("sealed_callback_secret")?;
+        let signers = if let Some(sealed) = own {
+            let place = callback_secret_place(stored.callback.id.operation);
+            let secret = sealed::read(vault, &place, &sealed)
+                .map_err(|error| columns.inconsistent("sealed_callback_secret", error))?;
+            Some(Signers::only(secret))
+        } else {
+            readable(&self.signers, &stored.caller)?
+        };
         let (callback, url, body) = (stored.callback, stored.url, stored.body);
-        Ok(Some(Work::Attempt(Box::new(Message { callback, url, body, secrets }))))
+        let message = |signers| Box::new(Message { callback, url, body, signers });
+        Ok(signers.map(|signers| Work::Attempt(message(signers))))
     }
 
     /// What an operation is to be polled with. `None` where its connection is gone.

@@ -31,6 +31,17 @@ CREATE TABLE signing_secrets (
     PRIMARY KEY (caller, id)
 ) WITHOUT ROWID;
 
+-- Ed25519, for those callers that have asked for it.
+CREATE TABLE signing_keys (
+    caller TEXT NOT NULL REFERENCES callers (name),
+    id INTEGER NOT NULL,
+    public_key TEXT NOT NULL,
+    sealed_key BLOB NOT NULL,
+    created_at INTEGER NOT NULL,
+    expires_at INTEGER,
+    PRIMARY KEY (caller, id)
+) WITHOUT ROWID;
+
 CREATE TABLE connections (
     caller TEXT NOT NULL REFERENCES callers (name),
     name TEXT NOT NULL,
@@ -71,6 +82,8 @@ CREATE TABLE operations (
     callback_url TEXT NOT NULL,
     callback_origin TEXT NOT NULL,
     client_state TEXT,
+    -- Signs its callbacks in place of the caller's secrets, for as long as one can be resent.
+    sealed_callback_secret BLOB,
     -- Digest of Graph id, callback URL and client state: tells the same registration again.
     likeness BLOB NOT NULL,
     registered_at INTEGER NOT NULL,

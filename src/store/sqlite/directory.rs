@@ -10,14 +10,14 @@ use secrecy::{ExposeSecret, SecretString};
 use super::SqliteStore;
 use super::error::Context;
 use super::row::Columns;
-use crate::courier::SigningSecret;
+use crate::courier::{Signers, SigningKey, SigningSecret};
 use crate::graph;
 use crate::store::columns::{Fields as _, millis};
 use crate::store::remembered::Remembered;
-use crate::store::sealed::{self, connection_place, secret_place};
+use crate::store::sealed::{self, connection_place, secret_place, signing_key_place};
 use crate::store::{
-    ApiKey, CallerName, ConnectionSummary, Directory, KeyDigest, Page, SigningSecretSummary,
-    StoreError,
+    ApiKey, CallerName, ConnectionSummary, Directory, KeyDigest, Page, Rotated, Rotation,
+    SigningKeySummary, SigningSecretSummary, StoreError,
 };
 use crate::vault::Vault;
 
@@ -47,27 +47,69 @@ pub(super) fn live(
         .context("counting live operations")
 }
 
-/// The secrets that sign for `caller` at `now`, newest first.
-pub(super) fn live_secrets(
+/// What signs for `caller` at `now`, newest first.
+pub(super) fn signers(
     connection: &Connection,
     vault: &Vault,
     caller: &CallerName,
     now: Timestamp,
-) -> Result<Vec<SigningSecret>, StoreError> {
-    let sql = "SELECT id, sealed_secret FROM signing_secrets \
-        WHERE caller = ?1 AND (expires_at IS NULL OR expires_at > ?2) ORDER BY id DESC";
-    let rows = rows(connection, sql, params![caller.as_str(), now.as_millisecond()], |row| {
-        Ok((row.get::<_, u32>(0)?, row.get::<_, Vec<u8>>(1)?))
-    })?;
-    let open = |(id, sealed): (u32, Vec<u8>)| {
-        let place = secret_place(caller, id);
-        let broken = |error: anyhow::Error| {
-            StoreError::inconsistent("signing_secrets", "sealed_secret", &place, error)
-        };
-        let text = sealed::open(vault, &place, &sealed).map_err(|error| broken(error.into()))?;
-        text.expose_secret().parse::<SigningSecret>().map_err(|error| broken(error.into()))
+) -> Result<Signers, StoreError> {
+    let sealed = |table, column| {
+        let sql = format!("SELECT id, {column} FROM {table} {LIVE}");
+        let row = params![caller.as_str(), now.as_millisecond()];
+        rows(connection, &sql, row, |row| Ok((row.get::<_, u32>(0)?, row.get::<_, Vec<u8>>(1)?)))
     };
-    rows.into_iter().map(open).collect()
+    let secret = |(id, sealed): (u32, Vec<u8>)| {
+        let place = secret_place(caller, id);
+        sealed::read(vault, &place, &sealed).map_err(|error| {
+            StoreError::inconsistent("signing_secrets", "sealed_secret", &place, error)
+        })
+    };
+    let key = |(id, sealed): (u32, Vec<u8>)| {
+        let place = signing_key_place(caller, id);
+        sealed::read(vault, &place, &sealed)
+            .map_err(|error| StoreError::inconsistent("signing_keys", "sealed_key", &place, error))
+    };
+    let secrets = sealed("signing_secrets", "sealed_secret")?;
+    let keys = sealed("signing_keys", "sealed_key")?;
+    Ok(Signers {
+        secrets: secrets.into_iter().map(secret).collect::<Result<_, _>>()?,
+        keys: keys.into_iter().map(key).collect::<Result<_, _>>()?,
+    })
+}
+
+/// Rows of a caller's that are live at a time, newest first.
+const LIVE: &str = "WHERE caller = ?1 AND (expires_at IS NULL OR expires_at > ?2) ORDER BY id DESC";
+
+/// Makes room for another secret or key in `table`, and says which number it is to have.
+fn rotate(
+    database: &Connection,
+    table: &str,
+    caller: &CallerName,
+    rotation: Rotation,
+) -> Result<Result<u32, Rotated>, StoreError> {
+    if live(database, caller)?.is_none() {
+        return Ok(Err(Rotated::NoSuchCaller));
+    }
+    let Rotation { now, older_until, .. } = rotation;
+    let sql = format!(
+        "SELECT count(*) FILTER (WHERE expires_at IS NULL OR expires_at > ?2), \
+         coalesce(max(id), 0) + 1 FROM {table} WHERE caller = ?1"
+    );
+    let row = params![caller.as_str(), now.as_millisecond()];
+    let found =
+        rows(database, &sql, row, |row| Ok((row.get::<_, u32>(0)?, row.get::<_, u32>(1)?)))?;
+    let (live, next) = found.into_iter().next().unwrap_or((0, 1));
+    if !rotation.has_room(live) {
+        return Ok(Err(Rotated::TooManyLive));
+    }
+    let sql = format!(
+        "UPDATE {table} SET expires_at = min(coalesce(expires_at, ?2), ?2) WHERE caller = ?1"
+    );
+    write(database, &sql, params![caller.as_str(), older_until.as_millisecond()])?;
+    let sql = format!("DELETE FROM {table} WHERE caller = ?1 AND expires_at <= ?2");
+    write(database, &sql, params![caller.as_str(), now.as_millisecond()])?;
+    Ok(Ok(next))
 }
 
 /// Whether `caller` has a connection of that name.
@@ -213,23 +255,16 @@ impl Directory for SqliteStore {
         &self,
         caller: &CallerName,
         secret: &SigningSecret,
-        older_until: Timestamp,
-        now: Timestamp,
-    ) -> Result<Option<u32>, StoreError> {
+        rotation: Rotation,
+    ) -> Result<Rotated, StoreError> {
         let (caller, secret, vault) = (caller.clone(), secret.clone(), self.vault.clone());
         let rotate = move |database: &Connection| {
-            if live(database, &caller)?.is_none() {
-                return Ok(None);
-            }
-            let sql = "UPDATE signing_secrets SET expires_at = min(coalesce(expires_at, ?2), ?2) \
-                WHERE caller = ?1";
-            write(database, sql, params![caller.as_str(), older_until.as_millisecond()])?;
-            let sql = "SELECT max(id) FROM signing_secrets WHERE caller = ?1";
-            let newest =
-                rows(database, sql, [caller.as_str()], |row| row.get::<_, Option<u32>>(0))?;
-            let id = newest.into_iter().flatten().next().unwrap_or_default() + 1;
-            insert_secret(database, &vault, &caller, id, &secret, now)?;
-            Ok(Some(id))
+            let id = match rotate(database, "signing_secrets", &caller, rotation)? {
+                Ok(id) => id,
+                Err(refused) => return Ok(refused),
+            };
+            insert_secret(database, &vault, &caller, id, &secret, rotation.now)?;
+            Ok(Rotated::Made(id))
         };
         self.change(rotate).await
     }
@@ -263,6 +298,72 @@ impl Directory for SqliteStore {
             }
             let sql = "DELETE FROM signing_secrets WHERE caller = ?1 AND id = ?2";
             Ok(write(database, sql, params![caller.as_str(), id])? > 0)
+        };
+        self.change(revoke).await
+    }
+
+    async fn rotate_signing_key(
+        &self,
+        caller: &CallerName,
+        key: &SigningKey,
+        rotation: Rotation,
+    ) -> Result<Rotated, StoreError> {
+        let (caller, key, vault) = (caller.clone(), key.clone(), self.vault.clone());
+        let rotate = move |database: &Connection| {
+            let id = match rotate(database, "signing_keys", &caller, rotation)? {
+                Ok(id) => id,
+                Err(refused) => return Ok(refused),
+            };
+            let place = signing_key_place(&caller, id);
+            let sealed =
+                vault.seal(&place, key.expose().as_bytes()).context("sealing a signing key")?;
+            let sql = "INSERT INTO signing_keys (caller, id, public_key, sealed_key, created_at) \
+                VALUES (?1, ?2, ?3, ?4, ?5)";
+            let public_key = key.public().to_string();
+            let created_at = rotation.now.as_millisecond();
+            write(database, sql, params![caller.as_str(), id, public_key, sealed, created_at])?;
+            Ok(Rotated::Made(id))
+        };
+        self.change(rotate).await
+    }
+
+    async fn signing_keys(
+        &self,
+        caller: &CallerName,
+        now: Timestamp,
+    ) -> Result<Option<Vec<SigningKeySummary>>, StoreError> {
+        let caller = caller.clone();
+        let list = move |database: &Connection| {
+            if live(database, &caller)?.is_none() {
+                return Ok(None);
+            }
+            live_keys(database, &caller, now).map(Some)
+        };
+        self.readers.run(list).await
+    }
+
+    async fn revoke_signing_key(
+        &self,
+        caller: &CallerName,
+        id: u32,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let caller = caller.clone();
+        let revoke = move |database: &Connection| {
+            let live: Vec<u32> =
+                live_keys(database, &caller, now)?.into_iter().map(|it| it.id).collect();
+            let row = params![caller.as_str(), id];
+            if live == [id] {
+                // Its row keeps the number from being given again.
+                let sql = "UPDATE signing_keys SET expires_at = ?3 WHERE caller = ?1 AND id = ?2";
+                let row = params![caller.as_str(), id, now.as_millisecond()];
+                return Ok(write(database, sql, row)? > 0);
+            }
+            if !live.iter().skip(1).any(|older| *older == id) {
+                return Ok(false);
+            }
+            let sql = "DELETE FROM signing_keys WHERE caller = ?1 AND id = ?2";
+            Ok(write(database, sql, row)? > 0)
         };
         self.change(revoke).await
     }
@@ -400,12 +501,23 @@ fn live_summaries(
     caller: &CallerName,
     now: Timestamp,
 ) -> Result<Vec<SigningSecretSummary>, StoreError> {
-    let sql = "SELECT id, created_at, expires_at FROM signing_secrets \
-        WHERE caller = ?1 AND (expires_at IS NULL OR expires_at > ?2) ORDER BY id DESC";
-    let secrets = rows(database, sql, params![caller.as_str(), now.as_millisecond()], |row| {
+    let sql = format!("SELECT id, created_at, expires_at FROM signing_secrets {LIVE}");
+    let secrets = rows(database, &sql, params![caller.as_str(), now.as_millisecond()], |row| {
         Ok(Columns { table: "signing_secrets", row }.signing_secret_summary())
     })?;
     secrets.into_iter().collect()
+}
+
+fn live_keys(
+    database: &Connection,
+    caller: &CallerName,
+    now: Timestamp,
+) -> Result<Vec<SigningKeySummary>, StoreError> {
+    let sql = format!("SELECT id, public_key, created_at, expires_at FROM signing_keys {LIVE}");
+    let keys = rows(database, &sql, params![caller.as_str(), now.as_millisecond()], |row| {
+        Ok(Columns { table: "signing_keys", row }.signing_key_summary())
+    })?;
+    keys.into_iter().collect()
 }
 
 fn insert_key(database: &Connection, caller: &CallerName, key: &ApiKey) -> Result<(), StoreError> {

@@ -10,11 +10,14 @@ use super::row::Columns;
 use super::schedule::Key;
 use super::{directory, schedule};
 use crate::callback::{Callback, CallbackId};
+use crate::courier::SigningSecret;
 use crate::graph::{AccessToken, Credential};
 use crate::lane::{self, LaneName};
 use crate::operation::{Operation, OperationId};
-use crate::store::columns::{CallbackStateColumns, CredentialColumns, Fields as _, StateColumns};
-use crate::store::sealed::{self, token_place};
+use crate::store::columns::{
+    CallbackStateColumns, CredentialColumns, Fields as _, StateColumns, seal_callback_secret,
+};
+use crate::store::sealed::{self, callback_secret_place, token_place};
 use crate::store::{
     Identity, Notice, OwedCallback, Registration, StoreError, StoredCallback, Tracked,
 };
@@ -41,16 +44,19 @@ pub(super) fn insert_operation(
         schedule::lane(connection, policy, &LaneName::graph(registration.credential.identity()))?;
     let credential = CredentialColumns::seal(vault, operation.id, &registration.credential)
         .context("sealing a token")?;
+    let callback_secret =
+        seal_callback_secret(vault, operation.id, registration.callback_secret.as_ref())
+            .context("sealing a callback secret")?;
     let state = StateColumns::from(&operation.state);
     let likeness = registration.likeness();
     let sql = "INSERT INTO operations (id, caller, graph_version, graph_id, connection, \
         sealed_token, token_expires_at, lane, callback_url, callback_origin, client_state, \
-        likeness, registered_at, deadline, polls, callbacks, state, next_poll_at, troubles, \
-        rejections, refusals) \
+        sealed_callback_secret, likeness, registered_at, deadline, polls, callbacks, state, \
+        next_poll_at, troubles, rejections, refusals) \
         VALUES (:id, :caller, :graph_version, :graph_id, :connection, :sealed_token, \
-        :token_expires_at, :lane, :callback_url, :callback_origin, :client_state, :likeness, \
-        :registered_at, :deadline, :polls, :callbacks, :state, :next_poll_at, :troubles, \
-        :rejections, :refusals)";
+        :token_expires_at, :lane, :callback_url, :callback_origin, :client_state, \
+        :sealed_callback_secret, :likeness, :registered_at, :deadline, :polls, :callbacks, \
+        :state, :next_poll_at, :troubles, :rejections, :refusals)";
     let inserted = connection.prepare_cached(sql).and_then(|mut statement| {
         statement.execute(named_params! {
             ":id": operation.id.to_string(),
@@ -64,6 +70,7 @@ pub(super) fn insert_operation(
             ":callback_url": registration.callback_url,
             ":callback_origin": registration.callback_origin,
             ":client_state": registration.client_state,
+            ":sealed_callback_secret": callback_secret,
             ":likeness": likeness,
             ":registered_at": operation.registered_at.as_millisecond(),
             ":deadline": operation.deadline.as_millisecond(),
@@ -286,6 +293,22 @@ pub(super) fn callback(
 ) -> Result<Option<StoredCallback>, StoreError> {
     let sql = "SELECT * FROM callbacks WHERE operation_id = ?1 AND number = ?2";
     one_callback(connection, sql, params![id.operation.to_string(), id.number])
+}
+
+/// The secret that the callbacks of an operation are signed with in place of their caller's.
+pub(super) fn callback_secret(
+    connection: &Connection,
+    vault: &Vault,
+    id: OperationId,
+) -> Result<Option<SigningSecret>, StoreError> {
+    let sealed: Option<Vec<u8>> = connection
+        .prepare_cached("SELECT sealed_callback_secret FROM operations WHERE id = ?1")
+        .and_then(|mut statement| statement.query_row([id.to_string()], |row| row.get(0)))
+        .context("reading a callback secret")?;
+    let read = |sealed: Vec<u8>| sealed::read(vault, &callback_secret_place(id), &sealed);
+    sealed.map(read).transpose().map_err(|error| {
+        StoreError::inconsistent("operations", "sealed_callback_secret", id, error)
+    })
 }
 
 /// The callback of a step.

@@ -12,6 +12,7 @@ use super::row::Columns;
 use super::schedule::Settled;
 use super::{directory, lives, schedule};
 use crate::callback::CallbackId;
+use crate::courier::Signers;
 use crate::graph::Credential;
 use crate::lane::{self, LaneName};
 use crate::operation::after;
@@ -146,9 +147,12 @@ fn work(
     if lapse {
         return Ok(Some(Work::LapseCallback(stored.callback)));
     }
-    let secrets = directory::live_secrets(database, vault, &stored.caller, now)?;
+    let signers = match lives::callback_secret(database, vault, stored.callback.id.operation)? {
+        Some(secret) => Signers::only(secret),
+        None => directory::signers(database, vault, &stored.caller, now)?,
+    };
     let (callback, url, body) = (stored.callback, stored.url, stored.body);
-    Ok(Some(Work::Attempt(Box::new(Message { callback, url, body, secrets }))))
+    Ok(Some(Work::Attempt(Box::new(Message { callback, url, body, signers }))))
 }
 
 pub(super) fn commit(

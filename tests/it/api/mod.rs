@@ -16,6 +16,7 @@ mod refused_settings;
 mod registering;
 mod registrations;
 mod settings;
+mod signing_keys;
 mod unknown;
 
 use std::fmt::Write as _;

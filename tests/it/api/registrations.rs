@@ -1,5 +1,7 @@
 //! What else is wrong with a registration is named, all of it at once.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use super::{Refusal, Request, Row, all_refused, fault, faults, get, post, quiet_world};
@@ -68,6 +70,24 @@ async fn a_registration_brings_one_credential_that_can_be_used() {
         ("a life of none", token("eyJ0", 0), "expiresIn", "outOfRange"),
         ("a life of more than two days", token("eyJ0", 172_801), "expiresIn", "outOfRange"),
         ("the longest life", token("eyJ0", u64::MAX), "expiresIn", "outOfRange"),
+    ])
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_callback_secret_is_one_of_24_to_64_bytes() {
+    let field = "callbackSecret";
+    let secret = |text: &str| json!({ "callbackSecret": text });
+    let of_bytes = |length: usize| format!("whsec_{}", STANDARD.encode(vec![7; length]));
+    refused_for([
+        ("empty", secret(""), field, "invalid"),
+        ("without its prefix", secret(&of_bytes(24)[6..]), field, "invalid"),
+        ("a key", secret(&of_bytes(64).replace("whsec", "whsk")), field, "invalid"),
+        ("23 bytes", secret(&of_bytes(23)), field, "invalid"),
+        ("65 bytes", secret(&of_bytes(65)), field, "invalid"),
+        ("without its padding", secret(of_bytes(25).trim_end_matches('=')), field, "invalid"),
+        ("no base64", secret("whsec_not base64"), field, "invalid"),
+        ("no text", json!({ "callbackSecret": 7 }), field, "invalid"),
     ])
     .await;
 }
@@ -183,7 +203,7 @@ async fn what_is_odd_but_in_order_is_taken_as_it_is() {
         assert_eq!(seen["clientState"], registration["clientState"]);
     }
     let nulls = r#"{"operation":"eyJi","callbackUrl":"URL","connection":null,"accessToken":null,
-        "expiresIn":null,"clientState":null,"expiresAfter":null}"#;
+        "expiresIn":null,"clientState":null,"callbackSecret":null,"expiresAfter":null}"#;
     let nulls = nulls.replace("URL", &world.receiver.url());
     let request = Request { method: "POST".parse().unwrap(), ..get("/v1/operations") };
     let answer = request.body(nulls).send(&world.shop).await;

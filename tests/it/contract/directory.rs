@@ -1,6 +1,9 @@
 //! Callers and what belongs to them.
 
-use engagement_bridge::store::{KeyDigest, Page};
+use engagement_bridge::courier::SigningKey;
+use engagement_bridge::store::{KeyDigest, Page, Rotated, Rotation};
+use futures_util::future::join;
+use jiff::Timestamp;
 use secrecy::ExposeSecret;
 
 use super::{Bench, laws};
@@ -11,9 +14,15 @@ laws![
     a_key_opens_until_it_is_revoked,
     secrets_overlap_while_they_are_rotated,
     the_newest_secret_cannot_be_revoked,
+    no_more_secrets_are_live_than_may_be_whoever_rotates_at_once,
+    keys_follow_one_another_as_secrets_do_until_there_are_none,
     the_first_connection_is_the_default,
     a_connection_in_use_stays,
 ];
+
+fn rotation(older_until: Timestamp, now: Timestamp) -> Rotation {
+    Rotation { now, older_until, most_live: 4 }
+}
 
 async fn a_name_is_given_once(bench: &Bench) {
     let secret = SECRET.parse().unwrap();
@@ -48,9 +57,11 @@ async fn a_key_opens_until_it_is_revoked(bench: &Bench) {
 async fn secrets_overlap_while_they_are_rotated(bench: &Bench) {
     let contoso = caller("contoso");
     let secret = SECRET.parse().unwrap();
-    let second = bench.rotate_secret(&contoso, &secret, after(100), after(10)).await.unwrap();
-    let third = bench.rotate_secret(&contoso, &secret, after(500), after(20)).await.unwrap();
-    assert_eq!((second, third), (Some(2), Some(3)));
+    for (until, now, id) in [(100, 10, 2), (500, 20, 3)] {
+        let rotation = rotation(after(until), after(now));
+        let rotated = bench.rotate_secret(&contoso, &secret, rotation).await.unwrap();
+        assert_eq!(rotated, Rotated::Made(id));
+    }
     let live = |at| {
         let contoso = contoso.clone();
         async move {
@@ -63,15 +74,78 @@ async fn secrets_overlap_while_they_are_rotated(bench: &Bench) {
     assert_eq!(live(after(99)).await, all);
     assert_eq!(live(after(100)).await, all[..2]);
     assert_eq!(live(after(500)).await, all[..1]);
-    let nobody = bench.rotate_secret(&caller("nobody"), &secret, NOON, NOON).await.unwrap();
-    assert_eq!(nobody, None);
+    let nobody = caller("nobody");
+    let rotated = bench.rotate_secret(&nobody, &secret, rotation(NOON, NOON)).await.unwrap();
+    assert_eq!(rotated, Rotated::NoSuchCaller);
+}
+
+async fn no_more_secrets_are_live_than_may_be_whoever_rotates_at_once(bench: &Bench) {
+    let (contoso, secret) = (caller("contoso"), SECRET.parse().unwrap());
+    let rotate = async |overlap, now| {
+        let rotation = rotation(after(now + overlap), after(now));
+        bench.rotate_secret(&contoso, &secret, rotation).await.unwrap()
+    };
+    let live = async |at| {
+        let live = bench.secrets(&contoso, after(at)).await.unwrap().unwrap();
+        live.into_iter().map(|it| it.id).collect::<Vec<_>>()
+    };
+    assert_eq!(rotate(1_000, 0).await, Rotated::Made(2));
+    assert_eq!(rotate(1_000, 0).await, Rotated::Made(3));
+    // There is room for one of them.
+    let both = join(rotate(1_000, 1), rotate(1_000, 1)).await;
+    assert!(
+        matches!(
+            both,
+            (Rotated::Made(4), Rotated::TooManyLive) | (Rotated::TooManyLive, Rotated::Made(4))
+        ),
+        "{both:?}"
+    );
+    assert_eq!(live(2).await, [4, 3, 2, 1]);
+    // Without an overlap there is room, for none of the others is live beside it.
+    assert_eq!(rotate(0, 2).await, Rotated::Made(5));
+    assert_eq!(live(2).await, [5]);
+}
+
+async fn keys_follow_one_another_as_secrets_do_until_there_are_none(bench: &Bench) {
+    let contoso = caller("contoso");
+    let [first, second, third] = [(); 3].map(|()| SigningKey::generate().unwrap());
+    let live = async |at| {
+        let live = bench.signing_keys(&contoso, after(at)).await.unwrap().unwrap();
+        live.into_iter().map(|it| (it.id, it.public_key, it.expires_at)).collect::<Vec<_>>()
+    };
+    let rotate = async |key: &SigningKey, until, now| {
+        let rotation = rotation(after(until), after(now));
+        bench.rotate_signing_key(&contoso, key, rotation).await.unwrap()
+    };
+    let revoke = async |id, at| bench.revoke_signing_key(&contoso, id, after(at)).await.unwrap();
+    assert_eq!(live(0).await, []);
+    assert_eq!(rotate(&first, 100, 10).await, Rotated::Made(1));
+    assert_eq!(rotate(&second, 100, 20).await, Rotated::Made(2));
+    let both = [(2, second.public(), None), (1, first.public(), Some(after(100)))];
+    assert_eq!(live(99).await, both);
+    assert_eq!(live(100).await, both[..1]);
+
+    assert!(!revoke(2, 30).await, "else nothing would sign once the first has expired");
+    assert!(revoke(1, 30).await);
+    assert!(!revoke(1, 30).await);
+    assert!(revoke(2, 30).await, "the only one");
+    assert!(!revoke(2, 30).await);
+    assert_eq!(live(30).await, []);
+    assert_eq!(rotate(&third, 100, 40).await, Rotated::Made(3), "no number is given again");
+    assert_eq!(live(40).await, [(3, third.public(), None)]);
+
+    let nobody = caller("nobody");
+    assert_eq!(bench.signing_keys(&nobody, NOON).await.unwrap(), None);
+    assert!(!bench.revoke_signing_key(&nobody, 1, NOON).await.unwrap());
+    let rotated = bench.rotate_signing_key(&nobody, &third, rotation(NOON, NOON)).await.unwrap();
+    assert_eq!(rotated, Rotated::NoSuchCaller);
 }
 
 async fn the_newest_secret_cannot_be_revoked(bench: &Bench) {
     let contoso = caller("contoso");
     assert!(!bench.revoke_secret(&contoso, 1, NOON).await.unwrap());
     let secret = SECRET.parse().unwrap();
-    bench.rotate_secret(&contoso, &secret, after(100), NOON).await.unwrap();
+    bench.rotate_secret(&contoso, &secret, rotation(after(100), NOON)).await.unwrap();
     // Else nothing would sign once the first has expired.
     assert!(!bench.revoke_secret(&contoso, 2, NOON).await.unwrap());
     assert!(bench.revoke_secret(&contoso, 1, NOON).await.unwrap());

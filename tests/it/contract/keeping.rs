@@ -5,20 +5,21 @@ use std::time::Duration;
 
 use engagement_bridge::callback::Reply;
 use engagement_bridge::clock::Clock;
+use engagement_bridge::courier::{SigningKey, SigningSecret};
 use engagement_bridge::graph::Credential;
 use engagement_bridge::operation::{
     self, Answer, Decision, Event, OperationId, Outcome, Refusal, Renewal, State, decide,
 };
 use engagement_bridge::store::{
     Amended, Amendment, CallbackFilter, Committed, Idempotency, Identity, OperationFilter, Page,
-    Registered, Registration, Work,
+    Registered, Registration, Rotation, Work,
 };
 use engagement_bridge::worker::{Retention, forget_what_rests};
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::{Bench, attempted, laws, polled};
-use crate::support::{NOON, after, body, caller, connection, registration, seconds, token};
+use crate::support::{NOON, SECRET, after, body, caller, connection, registration, seconds, token};
 
 laws![
     a_registered_operation_is_read_back_whole,
@@ -27,6 +28,7 @@ laws![
     a_caller_cannot_have_more_live_operations_than_allowed,
     a_registration_needs_its_caller_and_connection,
     a_settled_operation_and_its_callback_appear_together,
+    a_callback_is_signed_by_all_that_is_live_or_by_a_secret_of_its_own_alone,
     an_amendment_needs_the_operation_to_be_what_it_was_taken_for,
     a_cancelled_operation_is_at_rest,
     attempts_are_kept_in_order,
@@ -177,7 +179,48 @@ async fn a_settled_operation_and_its_callback_appear_together(bench: &Bench) {
         panic!("the callback is due at once");
     };
     assert_eq!((message.callback.id, message.body), (id, body("{\"it\":\"is told\"}")));
-    assert_eq!(message.secrets.len(), 1);
+    assert_eq!((message.signers.secrets.len(), message.signers.keys.len()), (1, 0));
+}
+
+async fn a_callback_is_signed_by_all_that_is_live_or_by_a_secret_of_its_own_alone(bench: &Bench) {
+    let contoso = caller("contoso");
+    let (newer, own) = (SigningSecret::generate().unwrap(), SigningSecret::generate().unwrap());
+    let key = SigningKey::generate().unwrap();
+    let rotation = Rotation { now: NOON, older_until: after(61), most_live: 10 };
+    bench.rotate_secret(&contoso, &newer, rotation).await.unwrap();
+    bench.rotate_signing_key(&contoso, &key, rotation).await.unwrap();
+    let with_own = Registration { callback_secret: Some(own.clone()), ..registration(1) };
+    bench.keep([with_own, registration(2)]).await;
+    for (number, has_own) in [(1, true), (2, false)] {
+        let tracked = bench.operation(OperationId(number)).await.unwrap().unwrap();
+        assert_eq!(tracked.has_callback_secret, has_own);
+    }
+    let signers = async |now| {
+        let mut found = Vec::new();
+        for claimed in bench.claim_at(now, 2).await {
+            let Work::Attempt(message) = &claimed.work else { panic!("only callbacks are due") };
+            let signers = &message.signers;
+            let secrets: Vec<_> =
+                signers.secrets.iter().map(|it| it.expose().to_string()).collect();
+            let keys: Vec<_> = signers.keys.iter().map(SigningKey::public).collect();
+            found.push((message.callback.id.operation.0, secrets, keys));
+            let refused = Reply::Refused { retry_after: None };
+            bench.commit_one(attempted(claimed, refused, now)).await;
+        }
+        found.sort_unstable_by_key(|(operation, _, _)| *operation);
+        found
+    };
+    let now = after(60);
+    for claimed in bench.claim_at(now, 2).await {
+        bench.commit_one(polled(claimed, Answer::Gone, now)).await;
+    }
+    let [newer, own] = [newer, own].map(|it| it.expose().to_string());
+    let alone = (1, vec![own], vec![]);
+    let all = (2, vec![newer.clone(), SECRET.to_owned()], vec![key.public()]);
+    assert_eq!(signers(now).await, [alone.clone(), all]);
+    // The operation has long been at rest, and the older secret is not live any more.
+    let left = (2, vec![newer], vec![key.public()]);
+    assert_eq!(signers(after(100_000)).await, [alone, left]);
 }
 
 async fn an_amendment_needs_the_operation_to_be_what_it_was_taken_for(bench: &Bench) {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use engagement_bridge::callback::{CallbackId, Reply};
 use engagement_bridge::clock::SystemClock;
 use engagement_bridge::courier::egress::Rules;
-use engagement_bridge::courier::{Courier as _, Egress, HttpCourier, Parcel, Receipt};
+use engagement_bridge::courier::{Courier as _, Egress, HttpCourier, Parcel, Receipt, Signers};
 use engagement_bridge::names::SystemNames;
 use engagement_bridge::operation::OperationId;
 use engagement_bridge::tls::client_config;
@@ -56,7 +56,7 @@ impl Bridge {
             id: CallbackId { operation: OperationId(7), number: 1 },
             url: url.to_owned(),
             body: Bytes::from_static(b"{}"),
-            secrets: vec![SECRET.parse().unwrap()],
+            signers: Signers::only(SECRET.parse().unwrap()),
         };
         self.courier.deliver(parcel).await
     }

@@ -95,7 +95,7 @@ fn judged_here(case: &Value) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn four_libraries_verify_callbacks_with_one_secret_and_during_a_rotation() {
+async fn four_libraries_verify_callbacks_by_one_secret_during_a_rotation_and_beside_a_key() {
     let world = World::begin().await;
     let first = world.shop.signing_secret().expose().to_string();
     let unicode =
@@ -108,6 +108,12 @@ async fn four_libraries_verify_callbacks_with_one_secret_and_during_a_rotation()
     let during = world.tell(&json!([{ "status": "succeeded" }])).await;
     assert_eq!(during.header("webhook-signature").matches("v1,").count(), 2);
 
+    let made = world.shop.post("/v1/signing-keys", &json!({})).await;
+    let key = made.body["publicKey"].as_str().unwrap();
+    let beside = world.tell(&unicode).await;
+    assert_eq!(beside.header("webhook-signature").matches("v1a,").count(), 1);
+    by_key_too(key, &beside, &during);
+
     let mut tampered = case(&first, &before);
     tampered["body"] = json!(tampered["body"].as_str().unwrap().replace("failed", "succeeded"));
     let mut redated = case(&first, &before);
@@ -115,18 +121,40 @@ async fn four_libraries_verify_callbacks_with_one_secret_and_during_a_rotation()
     redated["headers"]["webhook-timestamp"] = json!((timestamp + 1).to_string());
     let mut renamed = case(&first, &before);
     renamed["headers"]["webhook-id"] = json!(during.header("webhook-id"));
-    let good = [case(&first, &before), case(&first, &during), case(&second, &during)];
+    let good = [
+        case(&first, &before),
+        case(&first, &during),
+        case(&second, &during),
+        case(&first, &beside),
+        case(&second, &beside),
+    ];
     let bad = [case(&second, &before), tampered, redated, renamed];
 
     let judged = judged(&[&good[..], &bad].concat());
     assert_eq!(judged.len(), 4);
     for (library, verdicts) in judged {
         let (of_good, of_bad) = verdicts.split_at(good.len());
-        assert_eq!(of_good, [json!(true), json!(true), json!(true)], "{library}");
+        assert_eq!(of_good, [const { Value::Bool(true) }; 5], "{library}");
         assert_eq!(of_bad.len(), bad.len());
         assert!(of_bad.iter().all(Value::is_string), "{library} believes anything: {of_bad:?}");
     }
     world.end().await;
+}
+
+/// Node's own cryptography says the same of the signature by Ed25519, which no official library looks
+/// at.
+fn by_key_too(key: &str, signed: &Received, unsigned: &Received) {
+    let case = |received: &Received| {
+        let body = std::str::from_utf8(&received.body).unwrap();
+        json!({ "key": key, "headers": headers(received), "body": body })
+    };
+    let (good, mut tampered, mut renamed) = (case(signed), case(signed), case(signed));
+    tampered["body"] = json!(tampered["body"].as_str().unwrap().replace("failed", "succeeded"));
+    renamed["headers"]["webhook-id"] = json!(unsigned.header("webhook-id"));
+    let cases = json!([good, tampered, renamed, case(unsigned)]).to_string();
+    let mut by_node = node();
+    by_node.arg("judge-keys.mjs");
+    assert_eq!(run(by_node, &cases), "[true,false,false,false]");
 }
 
 /// The README's snippet in this language.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use engagement_bridge::courier::SigningSecret;
 use engagement_bridge::sandbox::{Script, TokenScript, Version};
 use secrecy::ExposeSecret as _;
 use serde_json::json;
@@ -46,6 +47,8 @@ async fn what_is_secret_is_found_nowhere() {
         json!([{ "http": 503 }, { "http": 410 }]),
         json!([{ "http": 200, "body": "<html>" }, { "http": 410 }]),
     ];
+    let key = shop.post("/v1/signing-keys", &json!({})).await;
+    assert_eq!(key.status, StatusCode::CREATED);
     let mut ids = Vec::new();
     for script in &scripts {
         for with_token in [false, true] {
@@ -59,6 +62,13 @@ async fn what_is_secret_is_found_nowhere() {
             ids.push(shop.register(&registration).await);
         }
     }
+    // Nobody listens there, for the receiver knows no secret but the caller's.
+    let own_secret = SigningSecret::generate().unwrap().expose();
+    let operation = sandbox.create(Version::V1, Script::default()).unwrap().location;
+    let elsewhere = "http://127.0.0.1:9/hooks";
+    let registration = json!({ "operation": operation, "callbackUrl": elsewhere,
+        "callbackSecret": *own_secret });
+    shop.register(&registration).await;
     let mut callbacks = Vec::new();
     for id in &ids {
         until(async || {
@@ -83,6 +93,8 @@ async fn what_is_secret_is_found_nowhere() {
         "/v1/callbacks",
         "/v1/keys",
         "/v1/signing-secrets",
+        "/v1/signing-keys",
+        "/v1/callers/shop/signing-keys",
         "/v1/connections",
         "/readyz",
         "/openapi.json",
@@ -109,6 +121,8 @@ async fn what_is_secret_is_found_nowhere() {
         ("admin key", admin_key),
         ("API key", api_key),
         ("signing secret", base64_of_secret),
+        ("signing key", "whsk_"),
+        ("secret of an operation", &own_secret[6..]),
         ("client secret", SECRET_OF_CLIENT),
         ("token", token.expose_secret()),
     ];

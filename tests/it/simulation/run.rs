@@ -382,6 +382,7 @@ impl Life {
             callback_url: receiver_url(receiver),
             callback_origin: format!("https://receiver-{receiver}.example:443"),
             client_state: None,
+            callback_secret: None,
             idempotency,
             live_limit: 1_000,
         }

@@ -66,6 +66,7 @@ pub(crate) fn registration(n: u32) -> Registration {
         callback_url: "https://app.example.com/hooks".to_owned(),
         callback_origin: "https://app.example.com:443".to_owned(),
         client_state: None,
+        callback_secret: None,
         idempotency: None,
         live_limit: 1_000_000,
     }

@@ -45,7 +45,8 @@ async fn the_request_is_one_signed_post_and_says_nothing_more() {
 async fn each_live_secret_signs_newest_first() {
     let receiver = Receiver::start(answer(204, "", "")).await;
     let mut parcel = parcel(&receiver.url("/hooks"));
-    parcel.secrets = [SECOND_SECRET, FIRST_SECRET].map(|secret| secret.parse().unwrap()).into();
+    parcel.signers.secrets =
+        [SECOND_SECRET, FIRST_SECRET].map(|secret| secret.parse().unwrap()).into();
     assert_eq!(desk(PATIENT).courier.deliver(parcel).await.reply, Reply::Accepted);
     let [second, first] = [SECOND_SECRET, FIRST_SECRET].map(|it| signed(it, 1_800_000_000));
     assert_eq!(receiver.arrived()[0].header("webhook-signature"), format!("{second} {first}"));

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::http::{Method, StatusCode};
+use engagement_bridge::courier::SigningSecret;
 use engagement_bridge::sandbox::{Sandbox, Script, Version};
 use rusqlite::Connection;
 use secrecy::ExposeSecret as _;
@@ -48,6 +49,10 @@ impl Installation {
         let [shop, desk] = [0, 2].map(|key: usize| serve.client(&keys[key]));
         let secret = shop.post("/v1/signing-secrets", &json!({})).await;
         receiver.expect_secret(secret.body["secret"].as_str().unwrap().parse().unwrap());
+        for _ in 0..2 {
+            let key = shop.post("/v1/signing-keys", &json!({})).await;
+            assert_eq!(key.status, StatusCode::CREATED);
+        }
         let connection = json!({
             "name": "fabrikam",
             "tenant": "fabrikam.example",
@@ -72,7 +77,9 @@ impl Installation {
         // Nobody listens there.
         register(&shop, json!([{ "status": "succeeded" }]), "http://127.0.0.1:9/hooks").await;
         let later = json!([{ "status": "running", "retryAfter": "3600" }]);
-        let watching = register(&shop, later.clone(), &receiver.url()).await;
+        let mut with_secret = registration(&sandbox, &later, &receiver.url());
+        with_secret["callbackSecret"] = json!(*SigningSecret::generate().unwrap().expose());
+        let watching = shop.register(&with_secret).await;
         let cancelled = register(&shop, later.clone(), &receiver.url()).await;
         shop.delete(&format!("/v1/operations/{cancelled}")).await;
         // Of lanes of their own, the first of which is paused.
@@ -125,7 +132,7 @@ impl Installation {
         let mut paths: Vec<_> =
             ids.map(|it| format!("/v1/operations/{}", it["id"].as_str().unwrap())).collect();
         paths.extend(
-            ["operations", "callbacks", "keys", "signing-secrets", "connections"]
+            ["operations", "callbacks", "keys", "signing-secrets", "signing-keys", "connections"]
                 .map(|it| format!("/v1/{it}")),
         );
         let mut told = BTreeMap::new();
@@ -240,7 +247,7 @@ async fn an_installation_moves_to_postgres_with_everything_that_is_in_it() {
     assert_eq!(number, highest + 1);
     let told = receiver.next().await;
     assert_eq!(told.json()["tracking"]["id"], id);
-    assert_eq!(told.header("webhook-signature").split(' ').count(), 2, "both secrets sign");
+    assert_eq!(told.header("webhook-signature").split(' ').count(), 4, "secrets and keys sign");
     assert!(serve.terminate().await.success());
 
     // Two hours later, as far as plans go.
