@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use engagement_bridge::clock::{Clock as _, SystemClock};
+use engagement_bridge::courier::Format;
 use engagement_bridge::graph::{AccessToken, ApiVersion, Credential, Reference};
 use engagement_bridge::lane;
 use engagement_bridge::operation::{self, OperationId};
@@ -96,6 +97,8 @@ pub(crate) async fn fill<S: Store + Directory>(store: &S, size: usize) {
             callback_origin: "https://app.example.com:443".to_owned(),
             client_state: Some(format!("order-{number}")),
             callback_secret: None,
+            format: Format::Envelope,
+            trace: None,
             idempotency: None,
             live_limit: u64::MAX >> 1,
         }

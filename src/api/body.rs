@@ -99,6 +99,27 @@ where
     T::deserialize(String::deserialize(deserializer)?.into_deserializer())
 }
 
+/// The same where there may be none, or null.
+pub(super) fn word_or_null<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    T: de::Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    let word = Option::<String>::deserialize(deserializer)?;
+    word.map(|word| T::deserialize(word.into_deserializer())).transpose()
+}
+
+/// Reads a list of words, likewise.
+pub(super) fn words_or_null<'de, T, D>(deserializer: D) -> Result<Option<Vec<T>>, D::Error>
+where
+    T: de::Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    let words = Option::<Vec<String>>::deserialize(deserializer)?;
+    let read = |word: String| T::deserialize(word.into_deserializer());
+    words.map(|words| words.into_iter().map(read).collect()).transpose()
+}
+
 /// Reads a whole number, also where it is spelt `60.0`: to JSON Schema, and so to whoever reads the
 /// document, that is an integer.
 pub(super) fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {

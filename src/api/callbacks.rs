@@ -7,7 +7,7 @@ use utoipa::openapi::path::{
     HttpMethod, OperationBuilder, ParameterBuilder, ParameterIn, PathItem, PathsBuilder,
 };
 use utoipa::openapi::request_body::RequestBodyBuilder;
-use utoipa::openapi::schema::SchemaType;
+use utoipa::openapi::schema::{AnyOfBuilder, SchemaType};
 use utoipa::openapi::{ContentBuilder, ObjectBuilder, Paths, Required, ResponseBuilder, Type};
 use utoipa::{IntoParams, ToSchema};
 
@@ -89,7 +89,7 @@ pub(super) async fn list(
 /// The callbacks that receivers get, one entry for each `type`.
 pub(super) fn webhooks() -> Paths {
     let finals = Outcome::ALL.map(Outcome::as_str);
-    finals.into_iter().chain(["credentialNeeded"]).fold(PathsBuilder::new(), add).build()
+    finals.into_iter().chain(["credentialNeeded", "running"]).fold(PathsBuilder::new(), add).build()
 }
 
 fn add(paths: PathsBuilder, about: &str) -> PathsBuilder {
@@ -104,40 +104,61 @@ fn add(paths: PathsBuilder, about: &str) -> PathsBuilder {
     };
     let summary = match about {
         "credentialNeeded" => "An operation is blocked until you bring a credential".to_owned(),
+        "running" => "Graph has begun; told where `notify` asks for it".to_owned(),
         outcome => format!("An operation ended as `{outcome}`"),
     };
     let or_null = SchemaType::from_iter([Type::Object, Type::Null]);
-    let body = ObjectBuilder::new()
-        .property("type", text().enum_values(Some([name.as_str()])))
+    let kind = || text().enum_values(Some([name.as_str()]));
+    let operation = || {
+        ObjectBuilder::new().schema_type(or_null.clone()).description(Some(
+            "The engagementAsyncOperation as Graph last sent it, byte for byte; or null",
+        ))
+    };
+    let envelope = ObjectBuilder::new()
+        .property("type", kind())
         .required("type")
         .property("timestamp", text().description(Some("When it was owed, in RFC 3339")))
         .required("timestamp")
-        .property(
-            "data",
-            ObjectBuilder::new().schema_type(or_null).description(Some(
-                "The engagementAsyncOperation as Graph last sent it, byte for byte; or null",
-            )),
-        )
+        .property("data", operation())
         .required("data")
         .property("tracking", ObjectBuilder::new().description(Some("What we know of it")))
         .required("tracking");
-    let operation = OperationBuilder::new()
+    let body = AnyOfBuilder::new().item(envelope).item(operation()).description(Some(
+        "By the format of the operation: `envelope`, or `operation` with all else in headers",
+    ));
+    let event = ["id", "source", "subject", "time"].into_iter().fold(
+        ObjectBuilder::new()
+            .property("specversion", text().enum_values(Some(["1.0"])))
+            .required("specversion")
+            .property("type", kind())
+            .required("type")
+            .property("data", operation()),
+        |event, attribute| event.property(attribute, text()).required(attribute),
+    );
+    let received = OperationBuilder::new()
         .operation_id(Some(format!("receive{}{}", about[..1].to_uppercase(), &about[1..])))
         .tag("callbacks")
         .summary(Some(summary))
         .parameter(header("webhook-id", "The same in every attempt: to be remembered"))
         .parameter(header("webhook-timestamp", "Of this attempt, in seconds since 1970"))
-        .parameter(header("webhook-signature", "`v1,` and base64; one for each live secret"))
+        .parameter(header(
+            "webhook-signature",
+            "`v1,` and base64, one for each live secret; `v1a,` behind them for each live key",
+        ))
         .request_body(Some(
             RequestBodyBuilder::new()
                 .content("application/json", ContentBuilder::new().schema(Some(body)).build())
+                .content(
+                    "application/cloudevents+json",
+                    ContentBuilder::new().schema(Some(event)).build(),
+                )
                 .required(Some(Required::True))
                 .build(),
         ))
         .response("2XX", ResponseBuilder::new().description("Taken; it will not come again"))
         .response("410", ResponseBuilder::new().description("Never send this one again"))
         .response("default", ResponseBuilder::new().description("It will come again, later"));
-    paths.path(name, PathItem::new(HttpMethod::Post, operation))
+    paths.path(name, PathItem::new(HttpMethod::Post, received))
 }
 
 fn text() -> ObjectBuilder {

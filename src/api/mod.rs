@@ -6,6 +6,7 @@
 mod access;
 mod admin;
 mod body;
+mod callback_settings;
 mod callbacks;
 mod connections;
 mod health;
@@ -16,6 +17,7 @@ mod page;
 mod problem;
 mod secrets;
 mod signing_keys;
+mod words;
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -153,7 +155,7 @@ const TWO: NonZeroU32 = NonZeroU32::MIN.saturating_add(1);
     tags(
         (name = "operations", description = "What is being tracked"),
         (name = "callbacks", description = "What is owed to receivers"),
-        (name = "settings", description = "A caller's keys, signing secrets and connections"),
+        (name = "settings", description = "A caller's keys, signing secrets, connections, and what its callbacks look like"),
         (name = "public", description = "For receivers"),
         (name = "admin", description = "Callers; for the operator"),
         (name = "health", description = "For probes"),
@@ -177,6 +179,8 @@ pub fn router(api: Api) -> (Router, utoipa::openapi::OpenApi) {
         .routes(routes!(secrets::revoke))
         .routes(routes!(signing_keys::list, signing_keys::rotate))
         .routes(routes!(signing_keys::revoke))
+        .routes(routes!(callback_settings::inspect, callback_settings::change))
+        .routes(routes!(callback_settings::set_header, callback_settings::remove_header))
         .routes(routes!(connections::list, connections::create))
         .routes(routes!(connections::remove))
         .routes(routes!(connections::replace_secret))

@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::ClientConfig;
+use secrecy::ExposeSecret as _;
 use tokio::time::{Instant, timeout_at};
 
 use super::egress::{CallbackUrl, Egress, NotDialled, Refusal};
@@ -121,7 +122,19 @@ impl HttpCourier {
         let signature = parcel.signers.sign(&id, timestamp, &parcel.body);
         let mut headers = HeaderMap::new();
         headers.insert(header::ACCEPT, HeaderValue::from_static("*/*"));
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let extra =
+            parcel.extra_headers.iter().map(|it| (it.name(), it.value().expose_secret(), true));
+        let fixed = parcel.headers.iter().map(|(name, value)| (name, value, false));
+        // Ours come last, and take the place of any that has the same name.
+        for (name, value, is_secret) in extra.chain(fixed) {
+            // All were checked before they were stored.
+            if let (Ok(name), Ok(mut value)) =
+                (HeaderName::try_from(name), HeaderValue::try_from(value))
+            {
+                value.set_sensitive(is_secret);
+                headers.insert(name, value);
+            }
+        }
         headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
         headers.insert("webhook-timestamp", HeaderValue::from(timestamp));
         for (name, value) in [("webhook-id", id), ("webhook-signature", signature)] {

@@ -5,9 +5,10 @@
 //! composing and the rules of where it may go are pure.
 
 pub mod egress;
-mod envelope;
 mod exit;
+mod extra_header;
 mod http;
+mod letter;
 pub mod signing;
 #[cfg(test)]
 mod stand_in;
@@ -21,9 +22,12 @@ use crate::callback::{CallbackId, Reply};
 use egress::RefusalCode;
 
 pub use egress::{CallbackUrl, Egress};
-pub use envelope::{Letter, Tracking, compose};
 pub use exit::{InvalidProxy, Proxy, ProxyWay};
+pub use extra_header::{ExtraHeader, InvalidHeader};
 pub use http::{HARD_DEADLINE, HttpCourier};
+pub use letter::{
+    FixedHeaders, Format, Letter, Trace, Tracking, Written, compose, may_stand_in_cloud_events,
+};
 pub use signing::{PublicKey, Signers, SigningKey, SigningSecret};
 
 /// Makes one attempt to deliver a callback.
@@ -41,8 +45,12 @@ pub trait Courier: Send + Sync {
 pub struct Parcel {
     pub id: CallbackId,
     pub url: String,
+    /// The same in every attempt.
+    pub headers: FixedHeaders,
     /// The exact bytes to sign and to send; the same in every attempt.
     pub body: Bytes,
+    /// What else the caller wants to have sent with it.
+    pub extra_headers: Vec<ExtraHeader>,
     /// Each of them signs.
     pub signers: Signers,
 }

@@ -274,7 +274,9 @@ impl Exchange {
         }
         match reading.answer {
             // That it is settled is told where it is decided.
-            Answer::StillRunning { .. } | Answer::Finished(_) => note!(Level::DEBUG),
+            Answer::StillRunning { .. } | Answer::Undecided { .. } | Answer::Finished(_) => {
+                note!(Level::DEBUG);
+            }
             Answer::Rejected
             | Answer::CredentialRefused { .. }
             | Answer::Missing
@@ -288,6 +290,7 @@ impl Exchange {
 fn meaning(answer: Answer) -> &'static str {
     match answer {
         Answer::StillRunning { .. } => "still running",
+        Answer::Undecided { .. } => "not running, and not at its end",
         Answer::Finished(Verdict::Succeeded) => "succeeded",
         Answer::Finished(Verdict::Failed) => "failed",
         Answer::Finished(Verdict::Skipped) => "skipped",

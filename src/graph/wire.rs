@@ -50,7 +50,8 @@ pub(super) fn read(answered: Answered<'_>, renewal: Renewal, now: Timestamp) -> 
         let answer = match &operation {
             Some(operation) => match operation.verdict() {
                 Some(verdict) => Answer::Finished(verdict),
-                None => Answer::StillRunning { retry_after },
+                None if operation.says("running") => Answer::StillRunning { retry_after },
+                None => Answer::Undecided { retry_after },
             },
             None => trouble,
         };
@@ -89,14 +90,17 @@ struct Operation {
 
 impl Operation {
     fn verdict(&self) -> Option<Verdict> {
-        let word = self.status.as_str()?;
         [
             ("succeeded", Verdict::Succeeded),
             ("failed", Verdict::Failed),
             ("skipped", Verdict::Skipped),
         ]
         .into_iter()
-        .find_map(|(known, verdict)| known.eq_ignore_ascii_case(word).then_some(verdict))
+        .find_map(|(known, verdict)| self.says(known).then_some(verdict))
+    }
+
+    fn says(&self, known: &str) -> bool {
+        self.status.as_str().is_some_and(|word| known.eq_ignore_ascii_case(word))
     }
 }
 
@@ -159,6 +163,7 @@ mod tests {
 
     const TROUBLE: Answer = Answer::Trouble { retry_after: None };
     const STILL_RUNNING: Answer = Answer::StillRunning { retry_after: None };
+    const UNDECIDED: Answer = Answer::Undecided { retry_after: None };
 
     #[test]
     fn the_samples_of_microsoft_have_succeeded() {
@@ -179,14 +184,15 @@ mod tests {
             (r#""FAILED""#, Answer::Finished(Verdict::Failed)),
             (r#""skipped""#, Answer::Finished(Verdict::Skipped)),
             (r#""running""#, STILL_RUNNING),
-            (r#""notStarted""#, STILL_RUNNING),
-            (r#""unknownFutureValue""#, STILL_RUNNING),
-            (r#""cancelled""#, STILL_RUNNING),
-            (r#""succeeded ""#, STILL_RUNNING),
-            (r#""""#, STILL_RUNNING),
-            ("null", STILL_RUNNING),
-            ("3", STILL_RUNNING),
-            (r#"{"value":"succeeded"}"#, STILL_RUNNING),
+            (r#""Running""#, STILL_RUNNING),
+            (r#""notStarted""#, UNDECIDED),
+            (r#""unknownFutureValue""#, UNDECIDED),
+            (r#""cancelled""#, UNDECIDED),
+            (r#""succeeded ""#, UNDECIDED),
+            (r#""""#, UNDECIDED),
+            ("null", UNDECIDED),
+            ("3", UNDECIDED),
+            (r#"{"value":"succeeded"}"#, UNDECIDED),
         ] {
             assert_eq!(
                 answer(200, &format!(r#"{{"id":"a","status":{status}}}"#)),
@@ -194,8 +200,8 @@ mod tests {
                 "{status}"
             );
         }
-        assert_eq!(answer(200, r#"{"id":"a"}"#), STILL_RUNNING);
-        assert_eq!(answer(200, r#"{"id":"a","Status":"succeeded"}"#), STILL_RUNNING);
+        assert_eq!(answer(200, r#"{"id":"a"}"#), UNDECIDED);
+        assert_eq!(answer(200, r#"{"id":"a","Status":"succeeded"}"#), UNDECIDED);
     }
 
     #[test]

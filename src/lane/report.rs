@@ -22,7 +22,9 @@ impl Report {
     pub fn of_poll(event: Event) -> Self {
         match event {
             Event::Polled(Answer::Throttled { retry_after }) => Self::Unwell { retry_after },
-            Event::Polled(Answer::StillRunning { .. } | Answer::Finished(_)) => Self::Well,
+            Event::Polled(
+                Answer::StillRunning { .. } | Answer::Undecided { .. } | Answer::Finished(_),
+            ) => Self::Well,
             Event::Polled(
                 Answer::Rejected
                 | Answer::CredentialRefused { .. }

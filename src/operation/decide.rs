@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::schedule::{after, elapsed, jittered};
-use super::{Operation, OperationId, Outcome, Policy, Refusal, State, Watch};
+use super::{Operation, OperationId, Outcome, Policy, Refusal, RunningNotice, State, Watch};
 
 /// Something that happened to an operation.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -24,8 +24,10 @@ pub enum Event {
 /// What Graph's answer to one poll means, by the table of answers (see `graph::wire`).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Answer {
-    /// 200 with a status that is not final, unknown words and null included.
+    /// 200 with `running`.
     StillRunning { retry_after: Option<Duration> },
+    /// 200 with another status that is not final: `notStarted`, null, words yet to be invented.
+    Undecided { retry_after: Option<Duration> },
     /// 200 with a final status.
     Finished(Verdict),
     /// 400, and what else says that the request itself is at fault.
@@ -84,6 +86,20 @@ pub enum Owed {
     Final(Outcome),
     /// Polling stands still until the caller brings a credential.
     CredentialNeeded(Refusal),
+    /// Graph is at work on it. Owed once at the most, and never after the end.
+    Running,
+}
+
+impl Owed {
+    /// The word for it in the API, in callbacks and in the store: an outcome's, `credentialNeeded` or
+    /// `running`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Final(outcome) => outcome.as_str(),
+            Self::CredentialNeeded(_) => "credentialNeeded",
+            Self::Running => "running",
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -104,7 +120,8 @@ pub fn register(
     let first = after(now, jittered(policy.cadence.first_poll_after, id, 0));
     let next_poll_at = policy.cadence.next_poll(now, first, deadline);
     let state = State::Watching(Watch::from(next_poll_at));
-    Operation { id, registered_at: now, deadline, polls: 0, callbacks: 0, state }
+    let running = RunningNotice::default();
+    Operation { id, registered_at: now, deadline, polls: 0, callbacks: 0, running, state }
 }
 
 /// Decides what becomes of `operation` now that `event` has happened.
@@ -146,6 +163,9 @@ fn polled(life: &Life<'_>, watch: Watch, answer: Answer) -> Decision {
     // throttling say nothing about the request or the credential.
     match answer {
         Answer::StillRunning { retry_after } => {
+            has_begun(life.watch_on(Watch::from(watch.next_poll_at), retry_after))
+        }
+        Answer::Undecided { retry_after } => {
             life.watch_on(Watch::from(watch.next_poll_at), retry_after)
         }
         Answer::Finished(Verdict::Succeeded) => life.settle(Outcome::Succeeded),
@@ -242,6 +262,18 @@ impl Life<'_> {
 
     fn cancel(&self) -> Decision {
         cancel(self.operation, self.now)
+    }
+}
+
+/// Owes the notice that Graph has begun, where that is wanted and was never owed; unless time was up,
+/// for nothing is owed behind the end.
+fn has_begun(decision: Decision) -> Decision {
+    match decision {
+        Decision::Become(after, None) if after.running == RunningNotice::Wanted => {
+            let begun = Operation { running: RunningNotice::Owed, ..after };
+            owing(&begun, begun.state.clone(), Owed::Running)
+        }
+        Decision::Become(..) | Decision::Ignore(_) => decision,
     }
 }
 

@@ -11,7 +11,8 @@
 //!                     └── cancelled (also when Blocked) ──▶ Cancelled
 //! ```
 //!
-//! Entering `Settled` owes the caller its one final callback, entering `Blocked` owes a notice.
+//! Entering `Settled` owes the caller its one final callback, entering `Blocked` owes a notice, and
+//! so does Graph's first `running`, where the caller wants to hear of it.
 //! Everything here is pure: time comes in as an argument and nothing can fail or wait.
 
 mod decide;
@@ -38,7 +39,37 @@ pub struct Operation {
     pub polls: u32,
     /// How many callbacks this operation has owed so far; the newest bears this number.
     pub callbacks: u32,
+    /// Whether its caller is to hear when Graph first calls it running.
+    pub running: RunningNotice,
     pub state: State,
+}
+
+/// Whether the caller is to be told that Graph has begun, which it is once at the most.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub enum RunningNotice {
+    #[default]
+    Unwanted,
+    /// Graph has not said `running` yet.
+    Wanted,
+    Owed,
+}
+
+impl RunningNotice {
+    pub const ALL: [Self; 3] = [Self::Unwanted, Self::Wanted, Self::Owed];
+
+    /// The word for it in the store.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unwanted => "unwanted",
+            Self::Wanted => "wanted",
+            Self::Owed => "owed",
+        }
+    }
+
+    /// What [`RunningNotice::as_str`] spells as `word`.
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|notice| notice.as_str() == word)
+    }
 }
 
 /// Where an operation stands; each variant holds what is true in that state alone.

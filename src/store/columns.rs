@@ -11,10 +11,10 @@ use super::{
     SigningSecretSummary, StoreError, StoredCallback, Tracked,
 };
 use crate::callback::{self, Callback, CallbackId, Reason};
-use crate::courier::SigningSecret;
+use crate::courier::{Format, SigningSecret, Trace};
 use crate::graph::{AccessToken, ApiVersion, Credential, Reference};
 use crate::lane::{Lane, LaneName, Slot};
-use crate::operation::{Operation, OperationId, Outcome, Refusal, State, Watch};
+use crate::operation::{Operation, OperationId, Outcome, Refusal, RunningNotice, State, Watch};
 use crate::vault::{Vault, VaultError};
 
 /// The value of a column is not one that we write.
@@ -104,6 +104,7 @@ pub(super) trait Fields {
             deadline: self.time("deadline")?,
             polls: self.number("polls")?,
             callbacks: self.number("callbacks")?,
+            running: self.word("running_notice", RunningNotice::from_word)?,
             state,
         })
     }
@@ -113,6 +114,12 @@ pub(super) trait Fields {
         let identity = match self.text_or_null("connection")? {
             Some(name) => Identity::Connection(name),
             None => Identity::HandedIn { expires_at: self.time("token_expires_at")? },
+        };
+        let state = self.text_or_null("tracestate")?;
+        let trace = |parent: &str| Trace::read(parent, state.as_deref());
+        let trace = match self.text_or_null("traceparent")? {
+            Some(_) => Some(self.word("traceparent", trace)?),
+            None => None,
         };
         Ok(Tracked {
             operation: self.operation()?,
@@ -125,6 +132,8 @@ pub(super) trait Fields {
             callback_url: self.text("callback_url")?,
             client_state: self.text_or_null("client_state")?,
             has_callback_secret: self.bytes_or_null("sealed_callback_secret")?.is_some(),
+            format: self.word("format", Format::from_word)?,
+            trace,
             last_body: self.bytes_or_null("last_body")?.map(Bytes::from),
         })
     }
@@ -161,6 +170,7 @@ pub(super) trait Fields {
             caller: self.word("caller", |text| text.parse().ok())?,
             notice: Notice(self.text("notice")?),
             url: self.text("url")?,
+            headers: self.text("headers")?.into(),
             body: self.bytes("body")?.into(),
         })
     }

@@ -39,15 +39,16 @@ use jiff::Timestamp;
 use secrecy::SecretString;
 
 use crate::callback::{Callback, CallbackId};
-use crate::courier::{Signers, SigningKey, SigningSecret};
+use crate::courier::{ExtraHeader, FixedHeaders, Format, Signers, SigningKey, SigningSecret};
 use crate::graph::Connection;
 use crate::operation::OperationId;
 
 pub use records::{
-    Amended, Amendment, ApiKey, Attempt, CallbackFilter, CallerName, Change, Claim, Claimed,
-    Commit, Committed, ConnectionSummary, Forgotten, Idempotency, Identity, InvalidName, KeyDigest,
-    Notice, OperationFilter, OwedCallback, Page, Registered, Registration, Rotated, Rotation,
-    SigningKeySummary, SigningSecretSummary, Step, StoredCallback, Tracked, Work,
+    Amended, Amendment, ApiKey, Attempt, CallbackFilter, CallbackSettings, CallerName, Change,
+    Claim, Claimed, Commit, Committed, ConnectionSummary, Forgotten, Idempotency, Identity,
+    InvalidName, KeyDigest, Notice, OperationFilter, OwedCallback, Page, Registered, Registration,
+    Rotated, Rotation, SigningKeySummary, SigningSecretSummary, Step, StoredCallback, Tracked,
+    Work,
 };
 
 /// Keeps operations and callbacks, and hands out the right to take their next steps.
@@ -217,6 +218,38 @@ pub trait Directory: Send + Sync {
         now: Timestamp,
     ) -> Result<bool, StoreError>;
 
+    /// How a caller's callbacks are sent.
+    async fn callback_settings(
+        &self,
+        caller: &CallerName,
+    ) -> Result<Option<CallbackSettings>, StoreError>;
+
+    /// The format of callbacks whose registration names none. May be asked for by each of them.
+    async fn default_format(&self, caller: &CallerName) -> Result<Option<Format>, StoreError>;
+
+    /// Changes it for registrations to come; `false` if there is no such caller.
+    async fn set_default_format(
+        &self,
+        caller: &CallerName,
+        format: Format,
+    ) -> Result<bool, StoreError>;
+
+    /// Sends a header with all of a caller's callbacks from now on, in the place of one of the same
+    /// name. `None` if there is no such caller, `Some(false)` if it has `most` others.
+    async fn set_extra_header(
+        &self,
+        caller: &CallerName,
+        header: &ExtraHeader,
+        most: u32,
+    ) -> Result<Option<bool>, StoreError>;
+
+    /// Sends the header of that name no more; `false` if the caller has none.
+    async fn remove_extra_header(
+        &self,
+        caller: &CallerName,
+        name: &str,
+    ) -> Result<bool, StoreError>;
+
     /// Adds a connection; the first one of a caller becomes its default. `None` if there is no
     /// such caller, `Some(false)` if the name is taken.
     async fn add_connection(
@@ -296,7 +329,10 @@ pub enum StoreError {
 pub struct Message {
     pub callback: Callback,
     pub url: String,
+    pub headers: FixedHeaders,
     pub body: Bytes,
+    /// Of its caller's, as they stand.
+    pub extra_headers: Vec<ExtraHeader>,
     /// The secret of its operation alone, where that has one; else whatever of its caller's is live.
     pub signers: Signers,
 }

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::Message;
 use crate::callback::{Callback, CallbackId};
-use crate::courier::{PublicKey, SigningSecret};
+use crate::courier::{FixedHeaders, Format, PublicKey, SigningSecret, Trace};
 use crate::graph::{AccessToken, Credential, Reference};
 use crate::lane::{LaneName, Report};
 use crate::operation::{Operation, OperationId, Owed};
@@ -38,6 +38,8 @@ pub struct Registration {
     pub client_state: Option<String>,
     /// Signs this operation's callbacks in place of the caller's secrets.
     pub callback_secret: Option<SigningSecret>,
+    pub format: Format,
+    pub trace: Option<Trace>,
     pub idempotency: Option<Idempotency>,
     /// How many operations that are not at rest the caller may have, this one included.
     pub live_limit: u64,
@@ -85,6 +87,8 @@ pub struct Tracked {
     pub client_state: Option<String>,
     /// Whether its callbacks are signed by a secret of its own.
     pub has_callback_secret: bool,
+    pub format: Format,
+    pub trace: Option<Trace>,
     /// The operation as Graph last sent it, byte for byte.
     pub last_body: Option<Bytes>,
 }
@@ -177,7 +181,8 @@ pub enum Change {
 pub struct OwedCallback {
     pub callback: Callback,
     pub owed: Owed,
-    /// The exact bytes to be sent, now and in every later attempt.
+    /// The exact headers and bytes to be sent, now and in every later attempt.
+    pub headers: FixedHeaders,
     pub body: Bytes,
 }
 
@@ -191,6 +196,7 @@ pub enum Committed {
 
 /// A change that somebody asked for, decided upon what stood in the store a moment ago.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "made one at a time, when somebody asks")]
 pub enum Amendment {
     Operation {
         before: Operation,
@@ -222,10 +228,11 @@ pub struct StoredCallback {
     pub caller: CallerName,
     pub notice: Notice,
     pub url: String,
+    pub headers: FixedHeaders,
     pub body: Bytes,
 }
 
-/// What a callback is about, as a word: an outcome's, or `credentialNeeded`.
+/// What a callback is about, as the word that [`Owed::as_str`] has for it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Notice(pub String);
 
@@ -311,6 +318,14 @@ impl Rotation {
         let beside = if self.now < self.older_until { live } else { 0 };
         beside < self.most_live
     }
+}
+
+/// How a caller's callbacks are sent, without what is secret.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct CallbackSettings {
+    pub format: Format,
+    /// The names of the headers that go with each, in their order.
+    pub extra_headers: Vec<String>,
 }
 
 /// A connection without its secret.
@@ -400,10 +415,7 @@ impl Identity {
 impl Notice {
     /// The word for what is owed.
     pub fn of(owed: Owed) -> Self {
-        match owed {
-            Owed::Final(outcome) => Self(outcome.as_str().to_owned()),
-            Owed::CredentialNeeded(_) => Self("credentialNeeded".to_owned()),
-        }
+        Self(owed.as_str().to_owned())
     }
 }
 

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::CallerName;
+use crate::courier::ExtraHeader;
 use crate::operation::OperationId;
 use crate::vault::{Vault, VaultError};
 
@@ -30,6 +31,10 @@ pub(super) fn signing_key_place(caller: &CallerName, id: u32) -> String {
     format!("signing_keys/{caller}/{id}")
 }
 
+pub(super) fn extra_header_place(caller: &CallerName, name: &str) -> String {
+    format!("extra_headers/{caller}/{name}")
+}
+
 pub(super) fn connection_place(caller: &CallerName, name: &str) -> String {
     format!("connections/{caller}/{name}")
 }
@@ -40,6 +45,17 @@ where
     T: FromStr<Err: std::error::Error + Send + Sync + 'static>,
 {
     Ok(open(vault, place, sealed)?.expose_secret().parse()?)
+}
+
+/// A header of a caller's, of which the value is sealed.
+pub(super) fn extra_header(
+    vault: &Vault,
+    caller: &CallerName,
+    name: &str,
+    sealed: &[u8],
+) -> Result<ExtraHeader, anyhow::Error> {
+    let value = open(vault, &extra_header_place(caller, name), sealed)?;
+    Ok(ExtraHeader::new(name, value)?)
 }
 
 /// Why a stored secret cannot be used.

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 
 use super::Worker;
 use crate::callback::{self, CallbackId};
-use crate::courier::{Letter, Parcel, Receipt, Tracking, compose};
+use crate::courier::{Letter, Parcel, Receipt, Tracking, Written, compose};
 use crate::graph::{Credential, Inquiry};
 use crate::lane::Report;
 use crate::operation::{Decision, Event, Operation, Owed, before, decide, elapsed};
@@ -57,9 +57,10 @@ impl Worker {
     }
 
     async fn attempt(&self, claim: Claim, message: Message) -> Commit {
-        let Message { callback, url, body, signers } = message;
+        let Message { callback, url, headers, body, signers, extra_headers } = message;
         let started_at = self.clock.now();
-        let receipt = self.courier.deliver(Parcel { id: callback.id, url, body, signers }).await;
+        let parcel = Parcel { id: callback.id, url, headers, body, extra_headers, signers };
+        let receipt = self.courier.deliver(parcel).await;
         let at = self.clock.now();
         let event = callback::Event::Attempted(receipt.reply);
         let report = Report::of_attempt(receipt.reply);
@@ -108,13 +109,23 @@ impl Worker {
         };
         let tracking = Tracking {
             operation: after.id,
+            caller: tracked.caller.as_str(),
             client_state: tracked.client_state.as_deref(),
             polls: after.polls,
             registered_at: after.registered_at,
             connection,
         };
-        let body = compose(&Letter { owed, at, tracking, data: data.map(AsRef::as_ref) });
-        OwedCallback { callback: callback::owe(&self.callbacks, id, at), owed, body }
+        let letter = Letter {
+            id,
+            format: tracked.format,
+            owed,
+            at,
+            tracking,
+            data: data.map(AsRef::as_ref),
+            trace: tracked.trace.as_ref(),
+        };
+        let Written { headers, body } = compose(&letter);
+        OwedCallback { callback: callback::owe(&self.callbacks, id, at), owed, headers, body }
     }
 }
 

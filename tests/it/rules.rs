@@ -6,7 +6,7 @@ use std::time::Duration;
 use engagement_bridge::callback::{self, Callback, CallbackId, Reason, Reply};
 use engagement_bridge::operation::{
     Agenda, Answer, Decision, Event, Hindrance, Operation, OperationId, Outcome, Owed, Policy,
-    Refusal, Renewal, State, Verdict, Watch, decide, jittered, register,
+    Refusal, Renewal, RunningNotice, State, Verdict, Watch, decide, jittered, register,
 };
 use jiff::Timestamp;
 use proptest::prelude::*;
@@ -17,7 +17,8 @@ const ID: OperationId = OperationId(7);
 
 fn operation(state: State) -> Operation {
     let deadline = NOON + Duration::from_hours(24);
-    Operation { id: ID, registered_at: NOON, deadline, polls: 3, callbacks: 0, state }
+    let running = RunningNotice::Unwanted;
+    Operation { id: ID, registered_at: NOON, deadline, polls: 3, callbacks: 0, running, state }
 }
 
 fn watching() -> Watch {
@@ -29,6 +30,8 @@ fn answers() -> Vec<(&'static str, Answer)> {
     vec![
         ("200 running", Answer::StillRunning { retry_after: None }),
         ("200 running, in 1000 s", Answer::StillRunning { retry_after: Some(seconds(1_000)) }),
+        ("200 notStarted", Answer::Undecided { retry_after: None }),
+        ("200 null, in 1000 s", Answer::Undecided { retry_after: Some(seconds(1_000)) }),
         ("200 succeeded", Answer::Finished(Verdict::Succeeded)),
         ("200 failed", Answer::Finished(Verdict::Failed)),
         ("200 skipped", Answer::Finished(Verdict::Skipped)),
@@ -70,11 +73,16 @@ fn every_state_of_an_operation_answers_every_event() {
         until: after(7_200),
         earliest_poll_at: after(631),
     };
+    let hearing =
+        |running| Operation { running, callbacks: 4, ..operation(State::Watching(watching())) };
     let states = [
         ("Watching, 200 s old", now - seconds(400), operation(State::Watching(watching()))),
         ("Watching, 600 s old", now, operation(State::Watching(watching()))),
         ("Watching, much failed", now, operation(State::Watching(last_try))),
         ("Watching, past deadline", late, operation(State::Watching(watching()))),
+        ("Watching, to hear", now, hearing(RunningNotice::Wanted)),
+        ("Watching, to hear, late", late, hearing(RunningNotice::Wanted)),
+        ("Watching, has heard", now, hearing(RunningNotice::Owed)),
         ("Blocked", now, operation(blocked.clone())),
         ("Blocked, time is up", after(7_200), operation(blocked)),
         ("Settled", now, operation(State::Settled { outcome: Outcome::Succeeded, at: after(500) })),
@@ -226,6 +234,7 @@ fn any_answer() -> impl Strategy<Value = Answer> {
     let asked = || prop::option::of((0_u64..100_000).prop_map(seconds));
     prop_oneof![
         6 => asked().prop_map(|retry_after| Answer::StillRunning { retry_after }),
+        2 => asked().prop_map(|retry_after| Answer::Undecided { retry_after }),
         1 => prop::sample::select(answers()).prop_map(|(_, answer)| answer),
         1 => asked().prop_map(|retry_after| Answer::Throttled { retry_after }),
         2 => asked().prop_map(|retry_after| Answer::Trouble { retry_after }),
@@ -267,6 +276,29 @@ proptest! {
             it = next;
         }
         prop_assert!(finals <= 1);
+    }
+
+    #[test]
+    fn that_it_runs_is_owed_at_graphs_first_word_of_it_once_and_never_behind_the_end(
+        (id, history) in any_history(),
+        running in prop::sample::select(&RunningNotice::ALL[..]),
+    ) {
+        let policy = Policy::default();
+        let fresh = register(&policy, OperationId(id), NOON, NOON + Duration::from_hours(24));
+        let mut it = Operation { running, ..fresh };
+        let (mut now, mut is_to_hear) = (NOON, running == RunningNotice::Wanted);
+        for (event, millis) in history {
+            now += Duration::from_millis(millis);
+            let Decision::Become(next, owed) = decide(&policy, &it, event, now) else {
+                continue;
+            };
+            let says_so = matches!(event, Event::Polled(Answer::StillRunning { .. }));
+            let is_owed = owed == Some(Owed::Running);
+            let is_in_time = !next.state.is_at_rest();
+            prop_assert_eq!(is_owed, is_to_hear && says_so && is_in_time, "at {:?}", event);
+            is_to_hear &= !is_owed;
+            it = next;
+        }
     }
 
     /// Whoever polls, polls when the agenda says so or later, and learns of the answer later yet.
@@ -342,6 +374,7 @@ proptest! {
         let (now, retry_after) = (after(age), Some(seconds(asked)));
         for answer in [
             Answer::StillRunning { retry_after },
+            Answer::Undecided { retry_after },
             Answer::Throttled { retry_after },
             Answer::Trouble { retry_after },
         ] {

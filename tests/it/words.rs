@@ -3,8 +3,9 @@
 use std::fmt::Write as _;
 
 use engagement_bridge::callback::{self, Callback, CallbackId, Reason};
+use engagement_bridge::courier::Format;
 use engagement_bridge::operation::{
-    Agenda, InvalidId, Operation, OperationId, Outcome, Refusal, State, Watch,
+    Agenda, InvalidId, Operation, OperationId, Outcome, Owed, Refusal, RunningNotice, State, Watch,
 };
 
 use crate::support::{NOON, after};
@@ -22,6 +23,11 @@ fn words_are_what_callers_and_stored_rows_know() {
     let reasons: Vec<_> = Reason::ALL.map(Reason::as_str).into();
     let expected = "gone addressRefused attemptsSpent tooOld".split(' ');
     assert_eq!(reasons, expected.collect::<Vec<_>>());
+    assert_eq!(Format::ALL.map(Format::as_str), ["envelope", "operation", "cloudEvents"]);
+    assert_eq!(RunningNotice::ALL.map(RunningNotice::as_str), ["unwanted", "wanted", "owed"]);
+    let owed =
+        [Owed::Final(Outcome::Gone), Owed::CredentialNeeded(Refusal::Forbidden), Owed::Running];
+    assert_eq!(owed.map(Owed::as_str), ["gone", "credentialNeeded", "running"]);
 }
 
 #[test]
@@ -35,6 +41,14 @@ fn a_word_reads_back_as_what_it_was_written_for() {
     for reason in Reason::ALL {
         assert_eq!(Reason::from_word(reason.as_str()), Some(reason));
     }
+    for format in Format::ALL {
+        assert_eq!(Format::from_word(format.as_str()), Some(format));
+    }
+    for notice in RunningNotice::ALL {
+        assert_eq!(RunningNotice::from_word(notice.as_str()), Some(notice));
+    }
+    assert_eq!(Format::from_word("cloudevents"), None);
+    assert_eq!(RunningNotice::from_word(""), None);
     assert_eq!(Outcome::from_word("Succeeded"), None);
     assert_eq!(Refusal::from_word(""), None);
     assert_eq!(Reason::from_word("gone "), None);
@@ -100,6 +114,7 @@ fn an_agenda_follows_from_the_state_of_an_operation() {
             deadline: after(100),
             polls: 0,
             callbacks: 0,
+            running: RunningNotice::Unwanted,
             state,
         };
         let state = &operation.state;

@@ -13,14 +13,15 @@ use utoipa::ToSchema;
 use super::token;
 use super::view::OperationView;
 use crate::api::access::Caller;
-use crate::api::body::{Json, whole, word};
+use crate::api::body::{Json, whole, word_or_null, words_or_null};
 use crate::api::problem::{Kind, Problem, ProblemBody};
+use crate::api::words::{Format, Notice};
 use crate::api::{Api, FieldError};
 use crate::courier::egress::Refusal;
 use crate::courier::signing::InvalidSecret;
-use crate::courier::{CallbackUrl, SigningSecret};
+use crate::courier::{self, CallbackUrl, SigningSecret, Trace, may_stand_in_cloud_events};
 use crate::graph::{Credential, Reference};
-use crate::operation::{self, OperationId, after};
+use crate::operation::{self, Operation, OperationId, RunningNotice, after};
 use crate::store::{
     CallerName, Idempotency, Identity, Registered, Registration, StoreError, Tracked,
 };
@@ -69,9 +70,12 @@ pub(in crate::api) struct Request {
     /// Given back in every callback.
     #[schema(max_length = 128)]
     client_state: Option<String>,
-    /// What the callback's body looks like.
-    #[serde(default, deserialize_with = "word")]
-    format: Format,
+    /// What the callback's body looks like; as your settings say, unless given.
+    #[serde(default, deserialize_with = "word_or_null")]
+    format: Option<Format>,
+    /// What you want to hear of besides the end. That a credential is needed is always told.
+    #[serde(default, deserialize_with = "words_or_null")]
+    notify: Option<Vec<Notice>>,
     /// Signs the callbacks of this operation, and nothing else does: neither your signing secrets nor
     /// your signing keys. `whsec_` and base64 of 24 to 64 bytes. Never shown again. An operation that
     /// is tracked already keeps what it has.
@@ -86,15 +90,6 @@ pub(in crate::api) struct Request {
     expires_after: Option<String>,
 }
 
-/// What a callback's body looks like.
-#[derive(Clone, Copy, Debug, Default, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-enum Format {
-    /// `{"type", "timestamp", "data", "tracking"}`, as Standard Webhooks suggests.
-    #[default]
-    Envelope,
-}
-
 /// Registers an operation.
 ///
 /// The answer is sent once the operation is on disk. From then on exactly one outcome will be
@@ -105,8 +100,12 @@ enum Format {
     operation_id = "registerOperation",
     tag = "operations",
     security(("apiKey" = [])),
-    params(("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255,
-        description = "Makes it safe to send the same request again: it gets the first one's answer")),
+    params(
+        ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255,
+            description = "Makes it safe to send the same request again: it gets the first one's answer"),
+        ("traceparent" = Option<String>, Header,
+            description = "Passed on with the callbacks, and `tracestate` with it (W3C Trace Context)"),
+    ),
     request_body = Request,
     responses(
         (status = 202, description = "Tracked from now on", body = OperationView,
@@ -135,6 +134,7 @@ pub(in crate::api) async fn register(
     let key = idempotency_key(&headers);
     let now = api.clock.now();
     let mut registration = check(&api, &caller, request, key.as_ref().err(), now).await?;
+    registration.trace = trace(&headers);
     let id = registration.operation.id;
     let fresh = answer(&tracked(&registration));
     if let Ok(Some(key)) = key {
@@ -190,8 +190,6 @@ async fn check(
     now: Timestamp,
 ) -> Result<Registration, Problem> {
     let mut errors: Vec<FieldError> = key_fault.cloned().into_iter().collect();
-    let Format::Envelope = request.format;
-
     let reference = Reference::parse(&request.operation, &api.graph_root)
         .map_err(|refused| {
             errors.push(FieldError::new("operation", refused.as_str(), refused.to_string()));
@@ -226,6 +224,16 @@ async fn check(
     if request.client_state.as_ref().is_some_and(|it| it.contains('\0')) {
         errors.push(FieldError::new("clientState", "invalid", "no text with U+0000 in it"));
     }
+    let format = match request.format {
+        Some(word) => word.into(),
+        None => api.directory.default_format(caller).await?.unwrap_or_default(),
+    };
+    if format == courier::Format::CloudEvents
+        && request.client_state.as_deref().is_some_and(|it| !may_stand_in_cloud_events(it))
+    {
+        let detail = "no control characters, for CloudEvents has none of them";
+        errors.push(FieldError::new("clientState", "invalid", detail));
+    }
     let callback_secret = request.callback_secret.as_ref().and_then(|text| {
         let secret = text.expose_secret().parse::<SigningSecret>();
         let complaint =
@@ -240,9 +248,14 @@ async fn check(
     else {
         return Err(Problem::invalid(errors));
     };
-    let id = new_id(now)?;
+    let running = if request.notify.unwrap_or_default().contains(&Notice::Running) {
+        RunningNotice::Wanted
+    } else {
+        RunningNotice::Unwanted
+    };
+    let operation = operation::register(&api.operations, new_id(now)?, now, deadline);
     Ok(Registration {
-        operation: operation::register(&api.operations, id, now, deadline),
+        operation: Operation { running, ..operation },
         caller: caller.clone(),
         reference,
         credential,
@@ -250,6 +263,8 @@ async fn check(
         callback_url: callback_url.as_str().to_owned(),
         client_state: request.client_state,
         callback_secret,
+        format,
+        trace: None,
         idempotency: None,
         live_limit: api.limits.live_operations,
     })
@@ -312,10 +327,13 @@ fn digest(request: &Request) -> [u8; 32] {
         access_token,
         expires_in,
         client_state,
-        format: Format::Envelope,
+        format,
+        notify,
         callback_secret,
         expires_after,
     } = request;
+    let format = format.map(courier::Format::from);
+    let is_told_of_running = notify.as_ref().is_some_and(|it| it.contains(&Notice::Running));
     let expires_in = expires_in.map(|seconds| seconds.to_string());
     let parts = [
         Some(operation.as_str()),
@@ -324,6 +342,8 @@ fn digest(request: &Request) -> [u8; 32] {
         access_token.as_ref().map(SecretString::expose_secret),
         expires_in.as_deref(),
         client_state.as_deref(),
+        format.map(courier::Format::as_str),
+        is_told_of_running.then_some("running"),
         callback_secret.as_ref().map(SecretString::expose_secret),
         expires_after.as_deref(),
     ];
@@ -335,6 +355,15 @@ fn digest(request: &Request) -> [u8; 32] {
         digest.update(part.unwrap_or_default());
     }
     digest.finalize().into()
+}
+
+/// The trace that the request is part of. What is not in order is left out, as the specification asks.
+fn trace(headers: &HeaderMap) -> Option<Trace> {
+    let mut parents = headers.get_all("traceparent").iter();
+    let (parent, None) = (parents.next()?.to_str().ok()?, parents.next()) else { return None };
+    let states = headers.get_all("tracestate").iter().map(|value| value.to_str());
+    let states = states.collect::<Result<Vec<_>, _>>().unwrap_or_default().join(",");
+    Trace::read(parent, Some(&states))
 }
 
 /// An id that sorts by time. The 74 random bits of a UUID version 7 keep it unique.
@@ -359,6 +388,8 @@ fn tracked(registration: &Registration) -> Tracked {
         callback_url: registration.callback_url.clone(),
         client_state: registration.client_state.clone(),
         has_callback_secret: registration.callback_secret.is_some(),
+        format: registration.format,
+        trace: registration.trace.clone(),
         last_body: None,
     }
 }

@@ -4,8 +4,9 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
+use crate::api::words::{Format, Notice};
 use crate::callback::CallbackId;
-use crate::operation::{Agenda, State};
+use crate::operation::{Agenda, RunningNotice, State};
 use crate::store::{Attempt, Identity, StoredCallback, Tracked};
 
 /// An operation, and where it stands.
@@ -24,8 +25,10 @@ pub(in crate::api) struct OperationView {
     operation: String,
     callback_url: String,
     client_state: Option<String>,
-    /// What the callback's body looks like: `envelope`.
-    format: &'static str,
+    /// What the callback's body looks like.
+    format: Format,
+    /// What you hear of besides the end, and besides that a credential is needed.
+    notify: Vec<Notice>,
     /// Whether its callbacks are signed with a `callbackSecret` of its own.
     has_callback_secret: bool,
     /// The connection that Graph is asked by; null where a token was handed in.
@@ -84,7 +87,7 @@ pub(in crate::api) struct CallbackView {
     #[schema(example = "msg_019a2b3c4d5e6f708192a3b4c5d6e7f8_1")]
     id: String,
     operation: String,
-    /// An outcome, or `credentialNeeded`.
+    /// An outcome, `credentialNeeded` or `running`.
     about: String,
     /// `pending`, `delivered` or `undeliverable`.
     state: &'static str,
@@ -149,7 +152,11 @@ impl OperationView {
             operation: tracked.reference.path(),
             callback_url: tracked.callback_url.clone(),
             client_state: tracked.client_state.clone(),
-            format: "envelope",
+            format: tracked.format.into(),
+            notify: match operation.running {
+                RunningNotice::Unwanted => Vec::new(),
+                RunningNotice::Wanted | RunningNotice::Owed => vec![Notice::Running],
+            },
             has_callback_secret: tracked.has_callback_secret,
             connection,
             token_expires_at,

@@ -10,6 +10,7 @@ use std::future::pending;
 use jiff::Timestamp;
 
 use super::super::egress::{Ports, RefusalCode, Rules};
+use super::super::letter::FixedHeaders;
 use super::super::signing::Signers;
 use super::super::stand_in::{SetClock, ToldNames};
 use super::*;
@@ -72,7 +73,9 @@ fn parcel(url: &str) -> Parcel {
     Parcel {
         id: CallbackId { operation: OperationId(7), number: 1 },
         url: url.to_owned(),
+        headers: FixedHeaders::from("content-type: application/json\n".to_owned()),
         body: Bytes::from_static(BODY.as_bytes()),
+        extra_headers: Vec::new(),
         signers: Signers::only(FIRST_SECRET.parse().unwrap()),
     }
 }

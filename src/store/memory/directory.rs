@@ -6,11 +6,11 @@ use jiff::Timestamp;
 use secrecy::SecretString;
 
 use super::{Identity, MemoryStore};
-use crate::courier::{Signers, SigningKey, SigningSecret};
+use crate::courier::{ExtraHeader, Format, Signers, SigningKey, SigningSecret};
 use crate::graph::Connection;
 use crate::store::{
-    ApiKey, CallerName, ConnectionSummary, Directory, KeyDigest, Page, Rotated, Rotation,
-    SigningKeySummary, SigningSecretSummary, StoreError,
+    ApiKey, CallbackSettings, CallerName, ConnectionSummary, Directory, KeyDigest, Page, Rotated,
+    Rotation, SigningKeySummary, SigningSecretSummary, StoreError,
 };
 
 #[derive(Debug, Default)]
@@ -18,6 +18,9 @@ pub(super) struct Caller {
     keys: Vec<ApiKey>,
     secrets: Line<SigningSecret>,
     signing_keys: Line<SigningKey>,
+    default_format: Format,
+    /// By name.
+    extra_headers: BTreeMap<String, ExtraHeader>,
     pub(super) connections: BTreeMap<String, ConnectionRow>,
     default_connection: Option<String>,
 }
@@ -76,6 +79,10 @@ impl Caller {
             secrets: self.secrets.live(now).map(|it| it.it.clone()).collect(),
             keys: self.signing_keys.live(now).map(|it| it.it.clone()).collect(),
         }
+    }
+
+    pub(super) fn extra_headers(&self) -> Vec<ExtraHeader> {
+        self.extra_headers.values().cloned().collect()
     }
 }
 
@@ -214,6 +221,59 @@ impl Directory for MemoryStore {
             key.expires_at = Some(now);
         }
         Ok(true)
+    }
+
+    async fn callback_settings(
+        &self,
+        caller: &CallerName,
+    ) -> Result<Option<CallbackSettings>, StoreError> {
+        let settings = |it: &Caller| CallbackSettings {
+            format: it.default_format,
+            extra_headers: it.extra_headers.keys().cloned().collect(),
+        };
+        Ok(self.rows().callers.get(caller).map(settings))
+    }
+
+    async fn default_format(&self, caller: &CallerName) -> Result<Option<Format>, StoreError> {
+        Ok(self.rows().callers.get(caller).map(|it| it.default_format))
+    }
+
+    async fn set_default_format(
+        &self,
+        caller: &CallerName,
+        format: Format,
+    ) -> Result<bool, StoreError> {
+        let mut rows = self.rows();
+        let Some(caller) = rows.callers.get_mut(caller) else { return Ok(false) };
+        caller.default_format = format;
+        Ok(true)
+    }
+
+    async fn set_extra_header(
+        &self,
+        caller: &CallerName,
+        header: &ExtraHeader,
+        most: u32,
+    ) -> Result<Option<bool>, StoreError> {
+        let mut rows = self.rows();
+        let Some(caller) = rows.callers.get_mut(caller) else { return Ok(None) };
+        let headers = &mut caller.extra_headers;
+        let others = headers.keys().filter(|name| *name != header.name()).count();
+        if others >= most as usize {
+            return Ok(Some(false));
+        }
+        headers.insert(header.name().to_owned(), header.clone());
+        Ok(Some(true))
+    }
+
+    async fn remove_extra_header(
+        &self,
+        caller: &CallerName,
+        name: &str,
+    ) -> Result<bool, StoreError> {
+        let mut rows = self.rows();
+        let caller = rows.callers.get_mut(caller);
+        Ok(caller.is_some_and(|it| it.extra_headers.remove(name).is_some()))
     }
 
     async fn add_connection(

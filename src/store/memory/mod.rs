@@ -216,6 +216,8 @@ impl Rows {
                     callback_url: registration.callback_url,
                     client_state: registration.client_state,
                     has_callback_secret: registration.callback_secret.is_some(),
+                    format: registration.format,
+                    trace: registration.trace,
                     last_body: None,
                 },
                 handed_in,
@@ -272,8 +274,14 @@ impl Rows {
                         Some(secret) => Signers::only(secret),
                         None => self.callers.get(&row.stored.caller)?.signers(now),
                     };
-                    let (url, body) = (row.stored.url.clone(), row.stored.body.clone());
-                    Work::Attempt(Box::new(Message { callback, url, body, signers }))
+                    Work::Attempt(Box::new(Message {
+                        callback,
+                        url: row.stored.url.clone(),
+                        headers: row.stored.headers.clone(),
+                        body: row.stored.body.clone(),
+                        extra_headers: self.callers.get(&row.stored.caller)?.extra_headers(),
+                        signers,
+                    }))
                 };
                 (work, lane)
             }
@@ -295,6 +303,7 @@ impl Rows {
             caller: row.tracked.caller.clone(),
             notice: Notice::of(owed.owed),
             url: row.tracked.callback_url.clone(),
+            headers: owed.headers,
             body: owed.body,
         };
         self.lane(policy, &lane);

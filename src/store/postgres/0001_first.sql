@@ -11,7 +11,9 @@ CREATE TABLE installation (
 CREATE TABLE callers (
     name TEXT COLLATE "C" PRIMARY KEY,
     created_at BIGINT NOT NULL,
-    default_connection TEXT COLLATE "C"
+    default_connection TEXT COLLATE "C",
+    -- Of callbacks whose registration names none.
+    default_format TEXT NOT NULL DEFAULT 'envelope'
 );
 
 -- How many operations of a caller are not at rest: the sum of its shards, one of which may be below
@@ -38,6 +40,14 @@ CREATE TABLE signing_secrets (
     created_at BIGINT NOT NULL,
     expires_at BIGINT,
     PRIMARY KEY (caller, id)
+);
+
+-- What a caller wants on all of its callbacks.
+CREATE TABLE extra_headers (
+    caller TEXT COLLATE "C" NOT NULL REFERENCES callers (name),
+    name TEXT COLLATE "C" NOT NULL,
+    sealed_value BYTEA NOT NULL,
+    PRIMARY KEY (caller, name)
 );
 
 -- Ed25519, for those callers that have asked for it.
@@ -97,12 +107,18 @@ CREATE TABLE operations (
     client_state TEXT,
     -- Signs its callbacks in place of the caller's secrets, for as long as one can be resent.
     sealed_callback_secret BYTEA,
+    -- What its callbacks look like, and the trace that they are part of.
+    format TEXT NOT NULL,
+    traceparent TEXT,
+    tracestate TEXT,
     -- Digest of Graph id, callback URL and client state: tells the same registration again.
     likeness BYTEA NOT NULL,
     registered_at BIGINT NOT NULL,
     deadline BIGINT NOT NULL,
     polls BIGINT NOT NULL,
     callbacks BIGINT NOT NULL,
+    -- Whether its caller is to hear when Graph first says `running`: unwanted, wanted or owed.
+    running_notice TEXT NOT NULL,
     state TEXT NOT NULL,
     -- watching
     next_poll_at BIGINT,
@@ -151,6 +167,8 @@ CREATE TABLE callbacks (
     caller TEXT COLLATE "C" NOT NULL,
     notice TEXT NOT NULL,
     url TEXT NOT NULL,
+    -- As they go into every attempt, one to a line.
+    headers TEXT NOT NULL,
     body BYTEA NOT NULL,
     owed_at BIGINT NOT NULL,
     attempts BIGINT NOT NULL,

@@ -14,14 +14,16 @@ use super::error::Context as _;
 use super::replicas::DIRECTORY;
 use super::row::Columns;
 use super::{CHANNEL, PostgresStore, rows};
-use crate::courier::{Signers, SigningKey, SigningSecret};
+use crate::courier::{ExtraHeader, Format, Signers, SigningKey, SigningSecret};
 use crate::graph;
 use crate::store::columns::Fields as _;
 use crate::store::remembered::Remembered;
-use crate::store::sealed::{self, connection_place, secret_place, signing_key_place};
+use crate::store::sealed::{
+    self, connection_place, extra_header_place, secret_place, signing_key_place,
+};
 use crate::store::{
-    ApiKey, CallerName, ConnectionSummary, Directory, KeyDigest, Page, Rotated, Rotation,
-    SigningKeySummary, SigningSecretSummary, StoreError,
+    ApiKey, CallbackSettings, CallerName, ConnectionSummary, Directory, KeyDigest, Page, Rotated,
+    Rotation, SigningKeySummary, SigningSecretSummary, StoreError,
 };
 use crate::vault::Vault;
 
@@ -34,6 +36,7 @@ pub(super) struct KnownDirectory {
     keys: Remembered<KeyDigest, CallerName>,
     /// By caller and name; without a name, the default one.
     connections: Remembered<(CallerName, Option<String>), Arc<graph::Connection>>,
+    formats: Remembered<CallerName, Format>,
 }
 
 impl KnownDirectory {
@@ -41,6 +44,7 @@ impl KnownDirectory {
     pub(super) fn forget(&self) {
         self.keys.forget();
         self.connections.forget();
+        self.formats.forget();
     }
 }
 
@@ -73,46 +77,50 @@ impl PostgresStore {
 /// What one step needs, or why it cannot be read, which is no other step's concern.
 pub(super) type Readable<K, V> = HashMap<K, Result<V, StoreError>>;
 
-/// What signs for each caller at `now`, newest first.
+/// What signs for each caller at `now`, newest first, and what goes with all of its callbacks.
 pub(super) async fn signers(
     transaction: &Transaction<'_>,
     vault: &Vault,
     callers: &[CallerName],
     now: Timestamp,
-) -> Result<Readable<CallerName, Signers>, StoreError> {
-    let mut signers: Readable<CallerName, Signers> = HashMap::new();
+) -> Result<Readable<CallerName, (Signers, Vec<ExtraHeader>)>, StoreError> {
+    let mut known: Readable<CallerName, (Signers, Vec<ExtraHeader>)> = HashMap::new();
     if callers.is_empty() {
-        return Ok(signers);
+        return Ok(known);
     }
     let names: Vec<&str> = callers.iter().map(CallerName::as_str).collect();
     let live = "caller = ANY($1) AND (expires_at IS NULL OR expires_at > $2)";
+    // One round trip for all three tables.
     let sql = format!(
-        "SELECT caller, id, sealed_secret, NULL::bytea AS sealed_key FROM signing_secrets \
-         WHERE {live} UNION ALL SELECT caller, id, NULL, sealed_key FROM signing_keys \
-         WHERE {live} ORDER BY caller, id DESC"
+        "SELECT caller, id, NULL AS name, sealed_secret, NULL::bytea AS sealed_key, \
+         NULL::bytea AS sealed_value FROM signing_secrets WHERE {live} \
+         UNION ALL SELECT caller, id, NULL, NULL, sealed_key, NULL FROM signing_keys WHERE {live} \
+         UNION ALL SELECT caller, 0, name, NULL, NULL, sealed_value FROM extra_headers \
+         WHERE caller = ANY($1) ORDER BY caller, id DESC, name"
     );
     for row in rows(transaction, READING, &sql, &[&names, &now.as_millisecond()]).await? {
         let columns = Columns { table: "signing_secrets", row: &row };
         let caller: CallerName = columns.word("caller", |text| text.parse().ok())?;
-        let id = columns.number("id")?;
-        let all = signers.entry(caller.clone()).or_insert_with(|| Ok(Signers::default()));
-        let Ok(known) = all.as_mut() else { continue };
+        let its = known.entry(caller.clone()).or_insert_with(|| Ok(Default::default()));
+        let Ok((signers, headers)) = its.as_mut() else { continue };
         // Signed by some of them only, a callback would fail at receivers with the others.
-        if let Err(error) = add_signer(known, vault, &caller, id, &row) {
-            *all = Err(error);
+        if let Err(error) = add(signers, headers, vault, &caller, &row) {
+            *its = Err(error);
         }
     }
-    Ok(signers)
+    Ok(known)
 }
 
-fn add_signer(
+/// Adds what a row of one of the three tables holds.
+fn add(
     signers: &mut Signers,
+    headers: &mut Vec<ExtraHeader>,
     vault: &Vault,
     caller: &CallerName,
-    id: u32,
     row: &Row,
 ) -> Result<(), StoreError> {
     let secrets = Columns { table: "signing_secrets", row };
+    let id = secrets.number("id")?;
     if let Some(sealed) = secrets.bytes_or_null("sealed_secret")? {
         let secret = sealed::read(vault, &secret_place(caller, id), &sealed);
         signers.secrets.push(secret.map_err(|it| secrets.inconsistent("sealed_secret", it))?);
@@ -121,6 +129,11 @@ fn add_signer(
     if let Some(sealed) = keys.bytes_or_null("sealed_key")? {
         let key = sealed::read(vault, &signing_key_place(caller, id), &sealed);
         signers.keys.push(key.map_err(|it| keys.inconsistent("sealed_key", it))?);
+    }
+    let extra = Columns { table: "extra_headers", row };
+    if let Some(sealed) = extra.bytes_or_null("sealed_value")? {
+        let header = sealed::extra_header(vault, caller, &extra.text("name")?, &sealed);
+        headers.push(header.map_err(|it| extra.inconsistent("sealed_value", it))?);
     }
     Ok(())
 }
@@ -414,6 +427,112 @@ impl Directory for PostgresStore {
             })
         });
         self.change(revoke).await
+    }
+
+    async fn callback_settings(
+        &self,
+        caller: &CallerName,
+    ) -> Result<Option<CallbackSettings>, StoreError> {
+        let sql = "SELECT callers.name, default_format, extra_headers.name AS header \
+            FROM callers LEFT JOIN extra_headers ON caller = callers.name \
+            WHERE callers.name = $1 ORDER BY header";
+        let found = self.database.query(READING, sql, &[&caller.as_str()]).await?;
+        let Some(first) = found.first() else { return Ok(None) };
+        let format = Columns { table: "callers", row: first };
+        let format = format.word("default_format", Format::from_word)?;
+        let header = |row| Columns { table: "extra_headers", row }.text_or_null("header");
+        let extra_headers = found.iter().map(header).filter_map(Result::transpose);
+        let extra_headers = extra_headers.collect::<Result<_, _>>()?;
+        Ok(Some(CallbackSettings { format, extra_headers }))
+    }
+
+    async fn default_format(&self, caller: &CallerName) -> Result<Option<Format>, StoreError> {
+        let find = async {
+            let sql = "SELECT name, default_format FROM callers WHERE name = $1";
+            let found = self.first(sql, &[&caller.as_str()]).await?;
+            let read = |row| {
+                Columns { table: "callers", row: &row }.word("default_format", Format::from_word)
+            };
+            found.map(read).transpose()
+        };
+        self.known.formats.get(caller, find).await
+    }
+
+    async fn set_default_format(
+        &self,
+        caller: &CallerName,
+        format: Format,
+    ) -> Result<bool, StoreError> {
+        let caller = Arc::new(caller.clone());
+        let set = work(move |transaction| {
+            let caller = Arc::clone(&caller);
+            Box::pin(async move {
+                let sql = "UPDATE callers SET default_format = $2 WHERE name = $1 RETURNING name";
+                let row = [&caller.as_str() as _, &format.as_str() as _];
+                Ok(!rows(transaction, WRITING, sql, &row).await?.is_empty())
+            })
+        });
+        self.change(set).await
+    }
+
+    async fn set_extra_header(
+        &self,
+        caller: &CallerName,
+        header: &ExtraHeader,
+        most: u32,
+    ) -> Result<Option<bool>, StoreError> {
+        let place = extra_header_place(caller, header.name());
+        let sealed = self
+            .vault
+            .seal(&place, header.value().expose_secret().as_bytes())
+            .context("sealing a header")?;
+        let given = Arc::new((caller.clone(), header.name().to_owned(), sealed));
+        let set = work(move |transaction| {
+            let given = Arc::clone(&given);
+            Box::pin(async move {
+                let (caller, name, sealed) = &*given;
+                // Two that are set at once would take the same room.
+                if !lock_caller(transaction, caller).await? {
+                    return Ok(None);
+                }
+                let sql = "SELECT count(*) AS others FROM extra_headers \
+                    WHERE caller = $1 AND name <> $2";
+                let caller = caller.as_str();
+                let found = rows(transaction, READING, sql, &[&caller, name]).await?;
+                let number = |row| Columns { table: "extra_headers", row }.number::<u32>("others");
+                if found.first().map(number).transpose()?.is_some_and(|others| others >= most) {
+                    return Ok(Some(false));
+                }
+                let sql = "INSERT INTO extra_headers (caller, name, sealed_value) \
+                    VALUES ($1, $2, $3) ON CONFLICT (caller, name) \
+                    DO UPDATE SET sealed_value = excluded.sealed_value";
+                rows(transaction, WRITING, sql, &[&caller, name, sealed]).await?;
+                Ok(Some(true))
+            })
+        });
+        self.change(set).await
+    }
+
+    async fn remove_extra_header(
+        &self,
+        caller: &CallerName,
+        name: &str,
+    ) -> Result<bool, StoreError> {
+        if !can_be_stored(name) {
+            return Ok(false);
+        }
+        let given = Arc::new((caller.clone(), name.to_owned()));
+        let remove = work(move |transaction| {
+            let given = Arc::clone(&given);
+            Box::pin(async move {
+                let (caller, name) = &*given;
+                let sql = "DELETE FROM extra_headers WHERE caller = $1 AND name = $2 \
+                    RETURNING name";
+                let removed = rows(transaction, WRITING, sql, &[&caller.as_str(), name]).await?;
+                Ok(!removed.is_empty())
+            })
+        });
+        self.change(remove).await
     }
 
     async fn add_connection(

@@ -11,6 +11,7 @@ use super::row::Columns;
 use super::rows;
 use super::schedule::Key;
 use crate::callback::{Callback, CallbackId};
+use crate::courier::Trace;
 use crate::lane::LaneName;
 use crate::operation::{Operation, OperationId};
 use crate::store::columns::{
@@ -101,11 +102,13 @@ pub(super) async fn insert_operations(
     let sql = "INSERT INTO operations (id, caller, graph_version, graph_id, connection, \
         sealed_token, token_expires_at, lane, callback_url, callback_origin, client_state, \
         likeness, registered_at, deadline, polls, callbacks, state, next_poll_at, troubles, \
-        rejections, refusals, sealed_callback_secret) \
+        rejections, refusals, sealed_callback_secret, format, traceparent, tracestate, \
+        running_notice) \
         SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], \
         $6::bytea[], $7::bigint[], $8::bigint[], $9::text[], $10::text[], $11::text[], \
         $12::bytea[], $13::bigint[], $14::bigint[], $15::bigint[], $16::bigint[], $17::text[], \
-        $18::bigint[], $19::bigint[], $20::bigint[], $21::bigint[], $22::bytea[]) \
+        $18::bigint[], $19::bigint[], $20::bigint[], $21::bigint[], $22::bytea[], $23::text[], \
+        $24::text[], $25::text[], $26::text[]) \
         ON CONFLICT (caller, likeness) WHERE rested_at IS NULL DO NOTHING RETURNING id, number";
     let kept = with_columns!(transaction, "keeping operations", sql, fresh, |(it, operation, lane, credential, state, likeness, secret)|
         ids: operation.id.to_string(),
@@ -130,6 +133,10 @@ pub(super) async fn insert_operations(
         rejections: state.rejections.map(i64::from),
         refusals: state.refusals.map(i64::from),
         callback_secrets: secret.as_deref(),
+        formats: it.format.as_str(),
+        traceparents: it.trace.as_ref().map(Trace::parent),
+        tracestates: it.trace.as_ref().and_then(Trace::state),
+        running_notices: operation.running.as_str(),
     )?;
     let read = |row| {
         let columns = Columns { table: "operations", row };
@@ -159,12 +166,13 @@ pub(super) async fn update_operations(
         blocked_until = after.blocked_until, earliest_poll_at = after.earliest_poll_at, \
         outcome = after.outcome, rested_at = after.rested_at, \
         last_body = coalesce(after.body, operations.last_body), \
+        running_notice = after.running_notice, \
         sealed_token = CASE WHEN after.rested_at IS NULL THEN operations.sealed_token END \
         FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[], $5::bigint[], \
         $6::bigint[], $7::bigint[], $8::bigint[], $9::text[], $10::bigint[], $11::bigint[], \
-        $12::text[], $13::bigint[], $14::bytea[]) \
+        $12::text[], $13::bigint[], $14::bytea[], $15::text[]) \
         AS after (id, polls, callbacks, state, next_poll_at, troubles, rejections, refusals, \
-        refusal, blocked_until, earliest_poll_at, outcome, rested_at, body) \
+        refusal, blocked_until, earliest_poll_at, outcome, rested_at, body, running_notice) \
         WHERE operations.id = after.id RETURNING operations.id, number, lane, caller, \
         callback_url, callback_origin";
     let updated = with_columns!(transaction, "updating operations", sql, became, |(after, body, state)|
@@ -182,6 +190,7 @@ pub(super) async fn update_operations(
         outcomes: state.outcome,
         rested: state.rested_at,
         bodies: body.map(Bytes::as_ref),
+        running_notices: after.running.as_str(),
     )?;
     updated.iter().map(Place::read).collect()
 }
@@ -213,10 +222,10 @@ pub(super) async fn insert_callbacks(
         .map(|(owed, place)| (*owed, *place, CallbackStateColumns::from(&owed.callback.state)))
         .collect();
     let sql = "INSERT INTO callbacks (operation_id, number, caller, notice, url, body, owed_at, \
-        attempts, state, tries, next_attempt_at, give_up_at, reason, rested_at) \
+        attempts, state, tries, next_attempt_at, give_up_at, reason, rested_at, headers) \
         SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[], \
         $6::bytea[], $7::bigint[], $8::bigint[], $9::text[], $10::bigint[], $11::bigint[], \
-        $12::bigint[], $13::text[], $14::bigint[])";
+        $12::bigint[], $13::text[], $14::bigint[], $15::text[])";
     with_columns!(transaction, "keeping callbacks", sql, owed, |(owed, place, state)|
         ids: owed.callback.id.operation.to_string(),
         numbers: i64::from(owed.callback.id.number),
@@ -232,6 +241,7 @@ pub(super) async fn insert_callbacks(
         give_up: state.give_up_at,
         reasons: state.reason,
         rested: state.rested_at,
+        headers: owed.headers.as_str(),
     )
     .map(drop)
 }

@@ -16,12 +16,13 @@ use crate::store::{
 
 /// What [`Tracked`] is read from.
 const OPERATION: &str = "id, caller, graph_version, graph_id, connection, token_expires_at, \
-    callback_url, client_state, sealed_callback_secret, registered_at, deadline, polls, callbacks, state, next_poll_at, \
+    callback_url, client_state, sealed_callback_secret, format, traceparent, tracestate, \
+    registered_at, deadline, polls, callbacks, running_notice, state, next_poll_at, \
     troubles, rejections, refusals, refusal, blocked_until, earliest_poll_at, outcome, rested_at, \
     last_body";
 
 /// What [`StoredCallback`] is read from.
-const CALLBACK: &str = "operation_id, number, caller, notice, url, body, owed_at, attempts, \
+const CALLBACK: &str = "operation_id, number, caller, notice, url, headers, body, owed_at, attempts, \
     state, tries, next_attempt_at, give_up_at, reason, rested_at";
 
 /// The operation, whosever it is.

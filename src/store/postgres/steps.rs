@@ -15,7 +15,7 @@ use super::lives::{self, Became};
 use super::row::Columns;
 use super::schedule::{self, HandedOut, Key, Planned, Settled};
 use super::{directory, rows};
-use crate::courier::Signers;
+use crate::courier::{ExtraHeader, Signers};
 use crate::graph::{self, AccessToken, Credential};
 use crate::lane::{self, LaneName};
 use crate::operation::{Agenda, OperationId, after};
@@ -65,7 +65,7 @@ pub(super) async fn claim(
 struct Materials {
     rows: HashMap<Key, Row>,
     connections: Readable<(CallerName, String), Arc<graph::Connection>>,
-    signers: Readable<CallerName, Signers>,
+    signers: Readable<CallerName, (Signers, Vec<ExtraHeader>)>,
 }
 
 impl Materials {
@@ -117,17 +117,23 @@ impl Materials {
         }
         let columns = Columns { table: "operations", row };
         let own = columns.bytes_or_null("sealed_callback_secret")?;
-        let signers = if let Some(sealed) = own {
+        let Some((mut signers, extra_headers)) = readable(&self.signers, &stored.caller)? else {
+            return Ok(None);
+        };
+        if let Some(sealed) = own {
             let place = callback_secret_place(stored.callback.id.operation);
             let secret = sealed::read(vault, &place, &sealed)
                 .map_err(|error| columns.inconsistent("sealed_callback_secret", error))?;
-            Some(Signers::only(secret))
-        } else {
-            readable(&self.signers, &stored.caller)?
-        };
-        let (callback, url, body) = (stored.callback, stored.url, stored.body);
-        let message = |signers| Box::new(Message { callback, url, body, signers });
-        Ok(signers.map(|signers| Work::Attempt(message(signers))))
+            signers = Signers::only(secret);
+        }
+        Ok(Some(Work::Attempt(Box::new(Message {
+            callback: stored.callback,
+            url: stored.url,
+            headers: stored.headers,
+            body: stored.body,
+            extra_headers,
+            signers,
+        }))))
     }
 
     /// What an operation is to be polled with. `None` where its connection is gone.

@@ -11,7 +11,9 @@ CREATE TABLE callers (
     name TEXT PRIMARY KEY,
     created_at INTEGER NOT NULL,
     live_operations INTEGER NOT NULL DEFAULT 0,
-    default_connection TEXT
+    default_connection TEXT,
+    -- Of callbacks whose registration names none.
+    default_format TEXT NOT NULL DEFAULT 'envelope'
 ) WITHOUT ROWID;
 
 CREATE TABLE api_keys (
@@ -29,6 +31,14 @@ CREATE TABLE signing_secrets (
     created_at INTEGER NOT NULL,
     expires_at INTEGER,
     PRIMARY KEY (caller, id)
+) WITHOUT ROWID;
+
+-- What a caller wants on all of its callbacks.
+CREATE TABLE extra_headers (
+    caller TEXT NOT NULL REFERENCES callers (name),
+    name TEXT NOT NULL,
+    sealed_value BLOB NOT NULL,
+    PRIMARY KEY (caller, name)
 ) WITHOUT ROWID;
 
 -- Ed25519, for those callers that have asked for it.
@@ -84,12 +94,18 @@ CREATE TABLE operations (
     client_state TEXT,
     -- Signs its callbacks in place of the caller's secrets, for as long as one can be resent.
     sealed_callback_secret BLOB,
+    -- What its callbacks look like, and the trace that they are part of.
+    format TEXT NOT NULL,
+    traceparent TEXT,
+    tracestate TEXT,
     -- Digest of Graph id, callback URL and client state: tells the same registration again.
     likeness BLOB NOT NULL,
     registered_at INTEGER NOT NULL,
     deadline INTEGER NOT NULL,
     polls INTEGER NOT NULL,
     callbacks INTEGER NOT NULL,
+    -- Whether its caller is to hear when Graph first says `running`: unwanted, wanted or owed.
+    running_notice TEXT NOT NULL,
     state TEXT NOT NULL,
     -- watching
     next_poll_at INTEGER,
@@ -138,6 +154,8 @@ CREATE TABLE callbacks (
     caller TEXT NOT NULL,
     notice TEXT NOT NULL,
     url TEXT NOT NULL,
+    -- As they go into every attempt, one to a line.
+    headers TEXT NOT NULL,
     body BLOB NOT NULL,
     owed_at INTEGER NOT NULL,
     attempts INTEGER NOT NULL,

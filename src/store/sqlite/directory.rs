@@ -10,14 +10,16 @@ use secrecy::{ExposeSecret, SecretString};
 use super::SqliteStore;
 use super::error::Context;
 use super::row::Columns;
-use crate::courier::{Signers, SigningKey, SigningSecret};
+use crate::courier::{ExtraHeader, Format, Signers, SigningKey, SigningSecret};
 use crate::graph;
 use crate::store::columns::{Fields as _, millis};
 use crate::store::remembered::Remembered;
-use crate::store::sealed::{self, connection_place, secret_place, signing_key_place};
+use crate::store::sealed::{
+    self, connection_place, extra_header_place, secret_place, signing_key_place,
+};
 use crate::store::{
-    ApiKey, CallerName, ConnectionSummary, Directory, KeyDigest, Page, Rotated, Rotation,
-    SigningKeySummary, SigningSecretSummary, StoreError,
+    ApiKey, CallbackSettings, CallerName, ConnectionSummary, Directory, KeyDigest, Page, Rotated,
+    Rotation, SigningKeySummary, SigningSecretSummary, StoreError,
 };
 use crate::vault::Vault;
 
@@ -76,6 +78,24 @@ pub(super) fn signers(
         secrets: secrets.into_iter().map(secret).collect::<Result<_, _>>()?,
         keys: keys.into_iter().map(key).collect::<Result<_, _>>()?,
     })
+}
+
+/// What goes with all callbacks of `caller`.
+pub(super) fn extra_headers(
+    connection: &Connection,
+    vault: &Vault,
+    caller: &CallerName,
+) -> Result<Vec<ExtraHeader>, StoreError> {
+    let sql = "SELECT name, sealed_value FROM extra_headers WHERE caller = ?1 ORDER BY name";
+    let found = rows(connection, sql, [caller.as_str()], |row| {
+        Ok((row.get::<_, String>(0)?, row.get::<_, Vec<u8>>(1)?))
+    })?;
+    let open = |(name, sealed): (String, Vec<u8>)| {
+        sealed::extra_header(vault, caller, &name, &sealed).map_err(|error| {
+            StoreError::inconsistent("extra_headers", "sealed_value", &name, error)
+        })
+    };
+    found.into_iter().map(open).collect()
 }
 
 /// Rows of a caller's that are live at a time, newest first.
@@ -148,6 +168,7 @@ pub(super) struct KnownDirectory {
     keys: Remembered<KeyDigest, CallerName>,
     /// By caller and name; without a name, the default one.
     connections: Remembered<(CallerName, Option<String>), Arc<graph::Connection>>,
+    formats: Remembered<CallerName, Format>,
 }
 
 impl SqliteStore {
@@ -161,6 +182,7 @@ impl SqliteStore {
         let forget = move || {
             known.keys.forget();
             known.connections.forget();
+            known.formats.forget();
         };
         self.writer.run_and(work, forget).await
     }
@@ -368,6 +390,81 @@ impl Directory for SqliteStore {
         self.change(revoke).await
     }
 
+    async fn callback_settings(
+        &self,
+        caller: &CallerName,
+    ) -> Result<Option<CallbackSettings>, StoreError> {
+        let caller = caller.clone();
+        let read = move |database: &Connection| {
+            let Some(format) = default_format(database, &caller)? else { return Ok(None) };
+            let sql = "SELECT name FROM extra_headers WHERE caller = ?1 ORDER BY name";
+            let extra_headers = rows(database, sql, [caller.as_str()], |row| row.get(0))?;
+            Ok(Some(CallbackSettings { format, extra_headers }))
+        };
+        self.readers.run(read).await
+    }
+
+    async fn default_format(&self, caller: &CallerName) -> Result<Option<Format>, StoreError> {
+        let name = caller.clone();
+        let read = move |database: &Connection| default_format(database, &name);
+        self.known.formats.get(caller, self.readers.run(read)).await
+    }
+
+    async fn set_default_format(
+        &self,
+        caller: &CallerName,
+        format: Format,
+    ) -> Result<bool, StoreError> {
+        let caller = caller.clone();
+        let set = move |database: &Connection| {
+            let sql = "UPDATE callers SET default_format = ?2 WHERE name = ?1";
+            Ok(write(database, sql, [caller.as_str(), format.as_str()])? > 0)
+        };
+        self.change(set).await
+    }
+
+    async fn set_extra_header(
+        &self,
+        caller: &CallerName,
+        header: &ExtraHeader,
+        most: u32,
+    ) -> Result<Option<bool>, StoreError> {
+        let (caller, name) = (caller.clone(), header.name().to_owned());
+        let place = extra_header_place(&caller, &name);
+        let sealed = self
+            .vault
+            .seal(&place, header.value().expose_secret().as_bytes())
+            .context("sealing a header")?;
+        let set = move |database: &Connection| {
+            if live(database, &caller)?.is_none() {
+                return Ok(None);
+            }
+            let sql = "SELECT count(*) FROM extra_headers WHERE caller = ?1 AND name <> ?2";
+            let others = rows(database, sql, [caller.as_str(), &name], |row| row.get::<_, u32>(0))?;
+            if others.into_iter().any(|others| others >= most) {
+                return Ok(Some(false));
+            }
+            let sql = "INSERT INTO extra_headers (caller, name, sealed_value) VALUES (?1, ?2, ?3) \
+                ON CONFLICT (caller, name) DO UPDATE SET sealed_value = excluded.sealed_value";
+            write(database, sql, params![caller.as_str(), name, sealed])?;
+            Ok(Some(true))
+        };
+        self.change(set).await
+    }
+
+    async fn remove_extra_header(
+        &self,
+        caller: &CallerName,
+        name: &str,
+    ) -> Result<bool, StoreError> {
+        let (caller, name) = (caller.clone(), name.to_owned());
+        let remove = move |database: &Connection| {
+            let sql = "DELETE FROM extra_headers WHERE caller = ?1 AND name = ?2";
+            Ok(write(database, sql, [caller.as_str(), &name])? > 0)
+        };
+        self.change(remove).await
+    }
+
     async fn add_connection(
         &self,
         caller: &CallerName,
@@ -506,6 +603,17 @@ fn live_summaries(
         Ok(Columns { table: "signing_secrets", row }.signing_secret_summary())
     })?;
     secrets.into_iter().collect()
+}
+
+fn default_format(
+    database: &Connection,
+    caller: &CallerName,
+) -> Result<Option<Format>, StoreError> {
+    let sql = "SELECT name, default_format FROM callers WHERE name = ?1";
+    let found = rows(database, sql, [caller.as_str()], |row| {
+        Ok(Columns { table: "callers", row }.word("default_format", Format::from_word))
+    })?;
+    found.into_iter().next().transpose()
 }
 
 fn live_keys(

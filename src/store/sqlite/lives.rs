@@ -10,7 +10,7 @@ use super::row::Columns;
 use super::schedule::Key;
 use super::{directory, schedule};
 use crate::callback::{Callback, CallbackId};
-use crate::courier::SigningSecret;
+use crate::courier::{SigningSecret, Trace};
 use crate::graph::{AccessToken, Credential};
 use crate::lane::{self, LaneName};
 use crate::operation::{Operation, OperationId};
@@ -51,12 +51,14 @@ pub(super) fn insert_operation(
     let likeness = registration.likeness();
     let sql = "INSERT INTO operations (id, caller, graph_version, graph_id, connection, \
         sealed_token, token_expires_at, lane, callback_url, callback_origin, client_state, \
-        sealed_callback_secret, likeness, registered_at, deadline, polls, callbacks, state, \
-        next_poll_at, troubles, rejections, refusals) \
+        sealed_callback_secret, format, traceparent, tracestate, likeness, registered_at, \
+        deadline, polls, callbacks, running_notice, state, next_poll_at, troubles, rejections, \
+        refusals) \
         VALUES (:id, :caller, :graph_version, :graph_id, :connection, :sealed_token, \
         :token_expires_at, :lane, :callback_url, :callback_origin, :client_state, \
-        :sealed_callback_secret, :likeness, :registered_at, :deadline, :polls, :callbacks, \
-        :state, :next_poll_at, :troubles, :rejections, :refusals)";
+        :sealed_callback_secret, :format, :traceparent, :tracestate, :likeness, :registered_at, \
+        :deadline, :polls, :callbacks, :running_notice, :state, :next_poll_at, :troubles, \
+        :rejections, :refusals)";
     let inserted = connection.prepare_cached(sql).and_then(|mut statement| {
         statement.execute(named_params! {
             ":id": operation.id.to_string(),
@@ -71,11 +73,15 @@ pub(super) fn insert_operation(
             ":callback_origin": registration.callback_origin,
             ":client_state": registration.client_state,
             ":sealed_callback_secret": callback_secret,
+            ":format": registration.format.as_str(),
+            ":traceparent": registration.trace.as_ref().map(Trace::parent),
+            ":tracestate": registration.trace.as_ref().and_then(Trace::state),
             ":likeness": likeness,
             ":registered_at": operation.registered_at.as_millisecond(),
             ":deadline": operation.deadline.as_millisecond(),
             ":polls": operation.polls,
             ":callbacks": operation.callbacks,
+            ":running_notice": operation.running.as_str(),
             ":state": operation.state.as_str(),
             ":next_poll_at": state.next_poll_at,
             ":troubles": state.troubles,
@@ -99,9 +105,10 @@ pub(super) fn update_operation(
 ) -> Result<(), StoreError> {
     let id = after.id.to_string();
     let state = StateColumns::from(&after.state);
-    let sql = "UPDATE operations SET polls = :polls, callbacks = :callbacks, state = :state, \
-        next_poll_at = :next_poll_at, troubles = :troubles, rejections = :rejections, \
-        refusals = :refusals, refusal = :refusal, blocked_until = :blocked_until, \
+    let sql = "UPDATE operations SET polls = :polls, callbacks = :callbacks, \
+        running_notice = :running_notice, state = :state, next_poll_at = :next_poll_at, \
+        troubles = :troubles, rejections = :rejections, refusals = :refusals, \
+        refusal = :refusal, blocked_until = :blocked_until, \
         earliest_poll_at = :earliest_poll_at, outcome = :outcome, rested_at = :rested_at, \
         last_body = coalesce(:body, last_body), \
         sealed_token = CASE WHEN :rested_at IS NULL THEN sealed_token END \
@@ -113,6 +120,7 @@ pub(super) fn update_operation(
                 ":id": id,
                 ":polls": after.polls,
                 ":callbacks": after.callbacks,
+                ":running_notice": after.running.as_str(),
                 ":state": after.state.as_str(),
                 ":next_poll_at": state.next_poll_at,
                 ":troubles": state.troubles,
@@ -149,9 +157,9 @@ fn insert_callback(
 ) -> Result<(), StoreError> {
     let callback = &owed.callback;
     let state = CallbackStateColumns::from(&callback.state);
-    let sql = "INSERT INTO callbacks (operation_id, number, caller, notice, url, body, \
-        owed_at, attempts, state, tries, next_attempt_at, give_up_at, reason, rested_at) \
-        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)";
+    let sql = "INSERT INTO callbacks (operation_id, number, caller, notice, url, headers, \
+        body, owed_at, attempts, state, tries, next_attempt_at, give_up_at, reason, rested_at) \
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)";
     let inserted = connection.prepare_cached(sql).and_then(|mut statement| {
         statement.execute(params![
             callback.id.operation.to_string(),
@@ -159,6 +167,7 @@ fn insert_callback(
             caller,
             Notice::of(owed.owed).0,
             url,
+            owed.headers.as_str(),
             owed.body.as_ref(),
             callback.owed_at.as_millisecond(),
             callback.attempts,

@@ -1,6 +1,7 @@
 //! What the store's methods do inside their transaction.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,14 +13,14 @@ use super::row::Columns;
 use super::schedule::Settled;
 use super::{directory, lives, schedule};
 use crate::callback::CallbackId;
-use crate::courier::Signers;
+use crate::courier::{ExtraHeader, Signers};
 use crate::graph::Credential;
 use crate::lane::{self, LaneName};
 use crate::operation::after;
 use crate::store::columns::Fields as _;
 use crate::store::{
-    Amended, Amendment, Attempt, Change, Claim, Claimed, Commit, Committed, Forgotten, Idempotency,
-    Message, Registered, Registration, Step, StoreError, Work,
+    Amended, Amendment, Attempt, CallerName, Change, Claim, Claimed, Commit, Committed, Forgotten,
+    Idempotency, Message, Registered, Registration, Step, StoreError, Work,
 };
 use crate::vault::Vault;
 
@@ -103,9 +104,10 @@ pub(super) fn claim(
     hands: usize,
 ) -> Result<Vec<Claimed>, StoreError> {
     let mut claimed = Vec::new();
+    let mut known = KnownCallers::default();
     for handed_out in schedule::hand_out(database, policy, now, lease, hands)? {
         let schedule::HandedOut { key, token, lane } = handed_out;
-        let work = match work(database, vault, key, lane.is_none(), now) {
+        let work = match work(database, vault, &mut known, key, lane.is_none(), now) {
             Ok(Some(work)) => work,
             // One row that cannot be read must not keep all others from their steps. It stays
             // claimed, so it comes up again, and is reported again, once in a lease.
@@ -127,9 +129,14 @@ pub(super) fn claim(
     Ok(claimed)
 }
 
+/// What signs for callers, and what goes with all of their callbacks: read once in a claim, however many
+/// of their callbacks are in it.
+type KnownCallers = BTreeMap<CallerName, (Signers, Vec<ExtraHeader>)>;
+
 fn work(
     database: &Connection,
     vault: &Vault,
+    known: &mut KnownCallers,
     key: schedule::Key,
     lapse: bool,
     now: Timestamp,
@@ -147,12 +154,22 @@ fn work(
     if lapse {
         return Ok(Some(Work::LapseCallback(stored.callback)));
     }
-    let signers = match lives::callback_secret(database, vault, stored.callback.id.operation)? {
-        Some(secret) => Signers::only(secret),
-        None => directory::signers(database, vault, &stored.caller, now)?,
+    let (signers, extra_headers) = match known.entry(stored.caller.clone()) {
+        Entry::Occupied(known) => known.into_mut(),
+        Entry::Vacant(unknown) => unknown.insert((
+            directory::signers(database, vault, &stored.caller, now)?,
+            directory::extra_headers(database, vault, &stored.caller)?,
+        )),
     };
-    let (callback, url, body) = (stored.callback, stored.url, stored.body);
-    Ok(Some(Work::Attempt(Box::new(Message { callback, url, body, signers }))))
+    let own = lives::callback_secret(database, vault, stored.callback.id.operation)?;
+    Ok(Some(Work::Attempt(Box::new(Message {
+        callback: stored.callback,
+        url: stored.url,
+        headers: stored.headers,
+        body: stored.body,
+        extra_headers: extra_headers.clone(),
+        signers: own.map_or_else(|| signers.clone(), Signers::only),
+    }))))
 }
 
 pub(super) fn commit(

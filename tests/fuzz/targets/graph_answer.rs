@@ -53,10 +53,13 @@ fuzz_target!(|input: &[u8]| {
                 assert_eq!(tree["id"].as_str(), operation.as_deref());
             }
         }
-        Answer::StillRunning { .. } => {
+        Answer::StillRunning { .. } | Answer::Undecided { .. } => {
             assert_eq!(status, 200);
             if let Ok(tree) = serde_json::from_slice::<Value>(body) {
                 assert_eq!(verdict(&tree["status"]), None);
+                let word = tree["status"].as_str().unwrap_or_default();
+                let is_running = matches!(answer, Answer::StillRunning { .. });
+                assert_eq!(word.eq_ignore_ascii_case("running"), is_running);
             }
         }
         _ => assert_eq!(operation, None),

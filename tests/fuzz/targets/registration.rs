@@ -32,7 +32,7 @@ use tower::ServiceExt as _;
 
 const ROOT: &str = "https://graph.microsoft.com";
 
-const MEMBERS: [&str; 8] = [
+const MEMBERS: [&str; 10] = [
     "operation",
     "callbackUrl",
     "connection",
@@ -40,6 +40,8 @@ const MEMBERS: [&str; 8] = [
     "expiresIn",
     "clientState",
     "format",
+    "notify",
+    "callbackSecret",
     "expiresAfter",
 ];
 

@@ -176,7 +176,8 @@ async fn every_code_of_a_refused_url_and_of_a_failed_attempt_is_told() {
 async fn what_receivers_get_stands_under_webhooks() {
     let document = document().await;
     let webhooks = document["webhooks"].as_object().unwrap();
-    let outcomes = Outcome::ALL.map(Outcome::as_str).into_iter().chain(["credentialNeeded"]);
+    let outcomes =
+        Outcome::ALL.map(Outcome::as_str).into_iter().chain(["credentialNeeded", "running"]);
     let expected: BTreeSet<_> =
         outcomes.map(|about| format!("engagementAsyncOperation.{about}")).collect();
     assert_eq!(webhooks.keys().cloned().collect::<BTreeSet<_>>(), expected);
@@ -185,7 +186,10 @@ async fn what_receivers_get_stands_under_webhooks() {
         let headers = post["parameters"].as_array().unwrap();
         let headers: Vec<_> = headers.iter().map(|it| it["name"].as_str().unwrap()).collect();
         assert_eq!(headers, ["webhook-id", "webhook-timestamp", "webhook-signature"]);
-        let body = &post["requestBody"]["content"]["application/json"]["schema"];
+        let content = &post["requestBody"]["content"];
+        let event = &content["application/cloudevents+json"]["schema"];
+        assert_eq!(event["properties"]["type"]["enum"], json!([name]));
+        let body = &content["application/json"]["schema"]["anyOf"][0];
         assert_eq!(body["properties"]["type"]["enum"], json!([name]));
         assert_eq!(body["properties"]["data"]["type"], json!(["object", "null"]));
         assert_eq!(body["required"], json!(["type", "timestamp", "data", "tracking"]));

@@ -8,15 +8,19 @@ use super::{
 };
 
 /// Every endpoint with a body, and whether it is the operator's.
-fn with_bodies(id: &str) -> [(Method, String, bool); 7] {
+fn with_bodies(id: &str) -> [(Method, String, bool); 11] {
     let endpoint = |method, path: &str, by_operator| (method, path.to_owned(), by_operator);
     [
         endpoint(Method::POST, "/v1/operations", false),
         endpoint(Method::PUT, &format!("/v1/operations/{id}/credential"), false),
         endpoint(Method::POST, "/v1/signing-secrets", false),
+        endpoint(Method::POST, "/v1/signing-keys", false),
+        endpoint(Method::PUT, "/v1/callback-settings", false),
+        endpoint(Method::PUT, "/v1/callback-headers/x-api-key", false),
         endpoint(Method::POST, "/v1/connections", false),
         endpoint(Method::PUT, "/v1/connections/contoso/client-secret", false),
         endpoint(Method::POST, "/v1/admin/callers", true),
+        endpoint(Method::POST, "/v1/admin/callers/shop/signing-secrets", true),
         endpoint(Method::POST, "/v1/admin/callers/shop/connections", true),
     ]
 }

@@ -5,6 +5,7 @@
 //! was, to the byte.
 
 mod access;
+mod callback_settings;
 mod callback_urls;
 mod document;
 mod listener;

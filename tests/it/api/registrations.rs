@@ -44,7 +44,10 @@ async fn a_member_is_of_its_type_and_known() {
         ("a life in text", json!({ "expiresIn": "3600" }), "expiresIn", "invalid"),
         ("a life below zero", json!({ "expiresIn": -1 }), "expiresIn", "invalid"),
         ("a life beyond 64 bits", json!({ "expiresIn": 1e300 }), "expiresIn", "invalid"),
-        ("another format", json!({ "format": "cloudEvents" }), "format", "invalid"),
+        ("another format", json!({ "format": "cloudevents" }), "format", "invalid"),
+        ("another notice", json!({ "notify": ["succeeded"] }), "notify", "invalid"),
+        ("a notice by itself", json!({ "notify": "running" }), "notify", "invalid"),
+        ("a notice with more", json!({ "notify": [{ "running": null }] }), "notify[0]", "invalid"),
         ("a format by number", json!({ "format": 0 }), "format", "invalid"),
         ("a format with more", json!({ "format": { "envelope": null } }), "format", "invalid"),
     ])
@@ -194,6 +197,8 @@ async fn what_is_odd_but_in_order_is_taken_as_it_is() {
         json!({ "operation": format!("{root}/BETA/employeeExperience/engagementOperations(%27eyJg%27)") }),
         json!({ "operation": "/v1.0/employeeExperience/engagementAsyncOperations/eyJh" }),
         json!({ "operation": "a".repeat(512), "format": "envelope" }),
+        json!({ "operation": "eyJl", "notify": [], "format": "cloudEvents" }),
+        json!({ "operation": "eyJm", "notify": ["running", "running"], "format": "operation" }),
         json!({ "operation": "eyJk", "accessToken": "eyJ0", "expiresIn": 3_600.0 }),
     ];
     for members in members {
@@ -203,7 +208,7 @@ async fn what_is_odd_but_in_order_is_taken_as_it_is() {
         assert_eq!(seen["clientState"], registration["clientState"]);
     }
     let nulls = r#"{"operation":"eyJi","callbackUrl":"URL","connection":null,"accessToken":null,
-        "expiresIn":null,"clientState":null,"callbackSecret":null,"expiresAfter":null}"#;
+        "expiresIn":null,"clientState":null,"callbackSecret":null,"format":null,"notify":null,"expiresAfter":null}"#;
     let nulls = nulls.replace("URL", &world.receiver.url());
     let request = Request { method: "POST".parse().unwrap(), ..get("/v1/operations") };
     let answer = request.body(nulls).send(&world.shop).await;

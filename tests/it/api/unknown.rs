@@ -87,6 +87,8 @@ async fn what_is_not_there_is_not_found_however_it_is_spelt() {
             ask(Method::POST, &format!("/v1/operations/{id}/resend")),
             delete(&format!("/v1/keys/{id}")),
             delete(&format!("/v1/signing-secrets/{id}")),
+            delete(&format!("/v1/signing-keys/{id}")),
+            delete(&format!("/v1/callback-headers/{id}")),
             delete(&format!("/v1/connections/{id}")),
             put(&format!("/v1/connections/{id}/client-secret"), &bodies[1]),
         ];

@@ -1,7 +1,7 @@
 //! Every backend against the plainest one: the same history, the same answers.
 
 use engagement_bridge::callback::Reply;
-use engagement_bridge::operation::{Answer, Verdict};
+use engagement_bridge::operation::{Answer, RunningNotice, Verdict};
 use engagement_bridge::store::{Claimed, Commit, Work};
 use proptest::prelude::*;
 
@@ -99,6 +99,9 @@ async fn compare(acts: Vec<Act>) -> Result<(), TestCaseError> {
                 Act::Register { lane } => {
                     let mut registration = registration(registered);
                     registration.credential = token(&format!("lane-{lane}"), NOON);
+                    if registered % 2 == 1 {
+                        registration.operation.running = RunningNotice::Wanted;
+                    }
                     registration.callback_origin = format!("https://{}.example:443", lane % 2);
                     format!("{:?}", bench.register_one(registration).await)
                 }

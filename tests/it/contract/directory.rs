@@ -1,7 +1,7 @@
 //! Callers and what belongs to them.
 
-use engagement_bridge::courier::SigningKey;
-use engagement_bridge::store::{KeyDigest, Page, Rotated, Rotation};
+use engagement_bridge::courier::{ExtraHeader, Format, SigningKey};
+use engagement_bridge::store::{CallbackSettings, KeyDigest, Page, Rotated, Rotation};
 use futures_util::future::join;
 use jiff::Timestamp;
 use secrecy::ExposeSecret;
@@ -16,6 +16,7 @@ laws![
     the_newest_secret_cannot_be_revoked,
     no_more_secrets_are_live_than_may_be_whoever_rotates_at_once,
     keys_follow_one_another_as_secrets_do_until_there_are_none,
+    a_caller_says_how_its_callbacks_are_sent,
     the_first_connection_is_the_default,
     a_connection_in_use_stays,
 ];
@@ -151,6 +152,37 @@ async fn the_newest_secret_cannot_be_revoked(bench: &Bench) {
     assert!(bench.revoke_secret(&contoso, 1, NOON).await.unwrap());
     assert!(!bench.revoke_secret(&contoso, 1, NOON).await.unwrap());
     assert!(!bench.revoke_secret(&contoso, 2, NOON).await.unwrap());
+}
+
+async fn a_caller_says_how_its_callbacks_are_sent(bench: &Bench) {
+    let (contoso, nobody) = (caller("contoso"), caller("nobody"));
+    let settings = async || bench.callback_settings(&contoso).await.unwrap().unwrap();
+    let fresh = CallbackSettings { format: Format::Envelope, extra_headers: Vec::new() };
+    assert_eq!(settings().await, fresh);
+    assert_eq!(bench.default_format(&contoso).await.unwrap(), Some(Format::Envelope));
+    assert!(bench.set_default_format(&contoso, Format::CloudEvents).await.unwrap());
+    assert_eq!(bench.default_format(&contoso).await.unwrap(), Some(Format::CloudEvents));
+
+    let header = |name: &str| ExtraHeader::new(name, "value".into()).unwrap();
+    let set = async |name| bench.set_extra_header(&contoso, &header(name), 3).await.unwrap();
+    assert_eq!((set("x-b").await, set("x-a").await), (Some(true), Some(true)));
+    // There is room for one of them, and for those that are there.
+    let both = join(set("x-c"), set("x-d")).await;
+    assert!(matches!(both, (Some(true), Some(false)) | (Some(false), Some(true))), "{both:?}");
+    assert_eq!(set("x-a").await, Some(true));
+    let now = settings().await;
+    assert_eq!(now.format, Format::CloudEvents);
+    assert_eq!(now.extra_headers.len(), 3);
+    assert_eq!(now.extra_headers[..2], ["x-a", "x-b"]);
+    assert!(bench.remove_extra_header(&contoso, "x-a").await.unwrap());
+    assert!(!bench.remove_extra_header(&contoso, "x-a").await.unwrap());
+    assert!(!bench.remove_extra_header(&contoso, "x-b\0").await.unwrap());
+
+    assert_eq!(bench.callback_settings(&nobody).await.unwrap(), None);
+    assert_eq!(bench.default_format(&nobody).await.unwrap(), None);
+    assert!(!bench.set_default_format(&nobody, Format::Operation).await.unwrap());
+    assert_eq!(bench.set_extra_header(&nobody, &header("x-a"), 3).await.unwrap(), None);
+    assert!(!bench.remove_extra_header(&nobody, "x-b").await.unwrap());
 }
 
 async fn the_first_connection_is_the_default(bench: &Bench) {

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use engagement_bridge::callback::Reply;
 use engagement_bridge::clock::Clock;
-use engagement_bridge::courier::{SigningKey, SigningSecret};
+use engagement_bridge::courier::{ExtraHeader, Format, SigningKey, SigningSecret, Trace};
 use engagement_bridge::graph::Credential;
 use engagement_bridge::operation::{
-    self, Answer, Decision, Event, OperationId, Outcome, Refusal, Renewal, State, decide,
+    self, Answer, Decision, Event, OperationId, Outcome, Refusal, Renewal, RunningNotice, State,
+    decide,
 };
 use engagement_bridge::store::{
     Amended, Amendment, CallbackFilter, Committed, Idempotency, Identity, OperationFilter, Page,
@@ -16,10 +17,13 @@ use engagement_bridge::store::{
 };
 use engagement_bridge::worker::{Retention, forget_what_rests};
 use jiff::Timestamp;
+use secrecy::ExposeSecret as _;
 use tokio_util::sync::CancellationToken;
 
 use super::{Bench, attempted, laws, polled};
 use crate::support::{NOON, SECRET, after, body, caller, connection, registration, seconds, token};
+
+const TRACEPARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
 laws![
     a_registered_operation_is_read_back_whole,
@@ -28,6 +32,8 @@ laws![
     a_caller_cannot_have_more_live_operations_than_allowed,
     a_registration_needs_its_caller_and_connection,
     a_settled_operation_and_its_callback_appear_together,
+    that_it_runs_is_owed_once_and_the_operation_goes_on,
+    what_a_caller_adds_to_its_callbacks_goes_with_those_that_are_owed_already,
     a_callback_is_signed_by_all_that_is_live_or_by_a_secret_of_its_own_alone,
     an_amendment_needs_the_operation_to_be_what_it_was_taken_for,
     a_cancelled_operation_is_at_rest,
@@ -60,6 +66,9 @@ async fn a_registered_operation_is_read_back_whole(bench: &Bench) {
     let mut by_token = registration(1);
     by_token.credential = token("secret-token", after(3_600));
     by_token.client_state = Some("order-42".to_owned());
+    by_token.operation.running = RunningNotice::Wanted;
+    by_token.format = Format::CloudEvents;
+    by_token.trace = Trace::read(TRACEPARENT, Some("a=b"));
     bench.keep([by_token.clone(), registration(2)]).await;
 
     let kept = bench.operation(OperationId(1)).await.unwrap().unwrap();
@@ -70,9 +79,11 @@ async fn a_registered_operation_is_read_back_whole(bench: &Bench) {
     assert_eq!(kept.callback_url, by_token.callback_url);
     assert_eq!(kept.client_state.as_deref(), Some("order-42"));
     assert_eq!(kept.last_body, None);
+    assert_eq!((kept.format, kept.trace), (Format::CloudEvents, by_token.trace));
 
     let other = bench.operation(OperationId(2)).await.unwrap().unwrap();
     assert_eq!(other.identity, Identity::Connection("contoso".to_owned()));
+    assert_eq!((other.format, other.trace), (Format::Envelope, None));
     assert!(bench.operation(OperationId(3)).await.unwrap().is_none());
 }
 
@@ -174,12 +185,68 @@ async fn a_settled_operation_and_its_callback_appear_together(bench: &Bench) {
     assert_eq!(stored.notice.0, "succeeded");
     assert_eq!(stored.url, tracked.callback_url);
     assert_eq!(stored.body, body("{\"it\":\"is told\"}"));
+    let headers = [("content-type", "application/json"), ("x", "a: b")];
+    assert_eq!(stored.headers.iter().collect::<Vec<_>>(), headers);
 
     let Work::Attempt(message) = bench.claim_one(now).await.work else {
         panic!("the callback is due at once");
     };
     assert_eq!((message.callback.id, message.body), (id, body("{\"it\":\"is told\"}")));
+    assert_eq!(message.headers, stored.headers);
     assert_eq!((message.signers.secrets.len(), message.signers.keys.len()), (1, 0));
+}
+
+async fn that_it_runs_is_owed_once_and_the_operation_goes_on(bench: &Bench) {
+    let mut hearing = registration(1);
+    hearing.operation.running = RunningNotice::Wanted;
+    bench.keep([hearing]).await;
+    let running = Answer::StillRunning { retry_after: None };
+    for (at, attempts) in [(60, 1), (1_000, 0)] {
+        let claimed = bench.claim_one(after(at)).await;
+        assert_eq!(bench.commit_one(polled(claimed, running, after(at))).await, Committed::Saved);
+        let due = bench.claim_at(after(at), 9).await;
+        assert_eq!(due.len(), attempts);
+        for claimed in due {
+            let id = claimed.claim.step;
+            bench.commit_one(attempted(claimed, Reply::Accepted, after(at))).await;
+            assert_eq!(id.to_string(), "msg_00000000000000000000000000000001_1");
+        }
+    }
+    let tracked = bench.operation(OperationId(1)).await.unwrap().unwrap();
+    assert_eq!(tracked.operation.running, RunningNotice::Owed);
+    assert_eq!((tracked.operation.polls, tracked.operation.callbacks), (2, 1));
+    let end = bench.settle_one(after(10_000)).await;
+    assert_eq!(end.number, 2);
+    let page = Page { after: None, limit: 9 };
+    let listed = bench.callbacks(&caller("contoso"), CallbackFilter::default(), page).await;
+    let notices: Vec<_> = listed.unwrap().into_iter().map(|it| it.notice.0).collect();
+    assert_eq!(notices, ["succeeded", "running"]);
+}
+
+async fn what_a_caller_adds_to_its_callbacks_goes_with_those_that_are_owed_already(bench: &Bench) {
+    let contoso = caller("contoso");
+    let header = |name, value: &str| ExtraHeader::new(name, value.into()).unwrap();
+    bench.keep([registration(1)]).await;
+    let mut now = after(60);
+    bench.settle_one(now).await;
+    let mut carried = async || {
+        let claimed = bench.claim_one(now).await;
+        let Work::Attempt(message) = &claimed.work else { panic!("the callback is due") };
+        let headers = message.extra_headers.iter();
+        let headers = headers.map(|it| format!("{}: {}", it.name(), it.value().expose_secret()));
+        let headers: Vec<_> = headers.collect();
+        bench.commit_one(attempted(claimed, Reply::Refused { retry_after: None }, now)).await;
+        now += seconds(100_000);
+        headers
+    };
+    assert_eq!(carried().await, [] as [&str; 0]);
+    for (name, value) in [("x-b", "1"), ("x-a", "2"), ("x-b", "3")] {
+        let set = bench.set_extra_header(&contoso, &header(name, value), 16).await.unwrap();
+        assert_eq!(set, Some(true));
+    }
+    assert_eq!(carried().await, ["x-a: 2", "x-b: 3"]);
+    assert!(bench.remove_extra_header(&contoso, "x-a").await.unwrap());
+    assert_eq!(carried().await, ["x-b: 3"]);
 }
 
 async fn a_callback_is_signed_by_all_that_is_live_or_by_a_secret_of_its_own_alone(bench: &Bench) {
@@ -197,7 +264,7 @@ async fn a_callback_is_signed_by_all_that_is_live_or_by_a_secret_of_its_own_alon
     }
     let signers = async |now| {
         let mut found = Vec::new();
-        for claimed in bench.claim_at(now, 2).await {
+        while let Some(claimed) = bench.claim_at(now, 1).await.pop() {
             let Work::Attempt(message) = &claimed.work else { panic!("only callbacks are due") };
             let signers = &message.signers;
             let secrets: Vec<_> =

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use engagement_bridge::callback::{self, CallbackId};
+use engagement_bridge::courier::FixedHeaders;
 use engagement_bridge::lane::{self, Report};
 use engagement_bridge::operation::{self, Answer, Decision, Event, Operation, Verdict, decide};
 use engagement_bridge::store::memory::MemoryStore;
@@ -131,6 +132,7 @@ pub(crate) fn decided(operation: &Operation, event: Event, at: Timestamp) -> Cha
             let owed = owed.map(|owed| OwedCallback {
                 callback: callback::owe(&callback::Policy::default(), id, at),
                 owed,
+                headers: FixedHeaders::from("content-type: application/json\nx: a: b\n".to_owned()),
                 body: support::body("{\"it\":\"is told\"}"),
             });
             Change::Operation { after, body: Some(support::body("{\"id\":\"x\"}")), owed }

@@ -7,7 +7,9 @@ use bytes::Bytes;
 use engagement_bridge::callback::{CallbackId, Reply};
 use engagement_bridge::clock::SystemClock;
 use engagement_bridge::courier::egress::Rules;
-use engagement_bridge::courier::{Courier as _, Egress, HttpCourier, Parcel, Receipt, Signers};
+use engagement_bridge::courier::{
+    Courier as _, Egress, FixedHeaders, HttpCourier, Parcel, Receipt, Signers,
+};
 use engagement_bridge::names::SystemNames;
 use engagement_bridge::operation::OperationId;
 use engagement_bridge::tls::client_config;
@@ -55,7 +57,9 @@ impl Bridge {
         let parcel = Parcel {
             id: CallbackId { operation: OperationId(7), number: 1 },
             url: url.to_owned(),
+            headers: FixedHeaders::default(),
             body: Bytes::from_static(b"{}"),
+            extra_headers: Vec::new(),
             signers: Signers::only(SECRET.parse().unwrap()),
         };
         self.courier.deliver(parcel).await

@@ -141,6 +141,25 @@ async fn four_libraries_verify_callbacks_by_one_secret_during_a_rotation_and_bes
     world.end().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn four_libraries_verify_callbacks_in_every_format() {
+    let world = World::begin().await;
+    let secret = world.shop.signing_secret().expose().to_string();
+    let mut cases = Vec::new();
+    for format in ["envelope", "operation", "cloudEvents"] {
+        let script = json!([{ "status": "failed", "statusDetail": "Größe 📏 <&>\u{2028}" }]);
+        let mut registration = world.registration(&world.start(&script));
+        registration["format"] = json!(format);
+        registration["clientState"] = json!("Größe, 100%");
+        world.shop.register(&registration).await;
+        cases.push(case(&secret, &world.receiver.next().await));
+    }
+    for (library, verdicts) in judged(&cases) {
+        assert_eq!(verdicts, [const { Value::Bool(true) }; 3], "{library}");
+    }
+    world.end().await;
+}
+
 /// Node's own cryptography says the same of the signature by Ed25519, which no official library looks
 /// at.
 fn by_key_too(key: &str, signed: &Received, unsigned: &Received) {

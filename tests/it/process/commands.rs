@@ -46,6 +46,11 @@ async fn callers_and_connections_are_added_alike_with_and_without_a_running_brid
     let another = home.json(&["callers", "add-key", "shop"]).await;
     let caller = serve.client(another["apiKey"].as_str().unwrap());
     assert!(caller.get("/v1/operations").await.status.is_success());
+    let rotated = home.json(&["callers", "rotate-secret", "shop", "--overlap", "0s"]).await;
+    assert!(rotated["secret"].as_str().unwrap().starts_with("whsec_"));
+    let live = caller.get("/v1/signing-secrets").await.body;
+    assert_eq!(live["signingSecrets"].as_array().unwrap().len(), 1, "the first has ended at once");
+    assert_eq!(live["signingSecrets"][0]["id"], rotated["id"]);
     let connections = home.json(&["connections", "list", "--caller", "shop"]).await;
     assert_eq!(connections["connections"][0]["name"], "contoso");
     assert_eq!(connections["connections"][0]["isDefault"], true);
@@ -56,6 +61,8 @@ async fn callers_and_connections_are_added_alike_with_and_without_a_running_brid
             &["callers", "add", "shop"][..],
             &["callers", "add", "Not A Name"],
             &["callers", "add-key", "nobody"],
+            &["callers", "rotate-secret", "nobody"],
+            &["callers", "rotate-secret", "shop", "--overlap", "8d"],
             &["connections", "list", "--caller", "nobody"],
         ] {
             let output = home.run(arguments).await;
@@ -68,6 +75,8 @@ async fn callers_and_connections_are_added_alike_with_and_without_a_running_brid
     assert!(there[0].contains("There is a caller of that name"), "{there:?}");
     assert!(there[1].contains("name: expected 1 to 64"), "{there:?}");
     assert!(there[2].contains("no caller of that name"), "{there:?}");
+    assert!(there[3].contains("no caller of that name"), "{there:?}");
+    assert!(there[4].contains("overlapSeconds: 0 to 604800 seconds"), "{there:?}");
     assert!(serve.terminate().await.success());
     assert_eq!(refusals().await, there, "refused in other words");
 }

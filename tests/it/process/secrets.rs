@@ -13,7 +13,22 @@ use serde_json::json;
 
 use super::Home;
 use super::restarts::until;
-use crate::world::{Receiver, SECRET_OF_CLIENT, sandbox};
+use crate::world::{Client, Receiver, SECRET_OF_CLIENT, sandbox};
+
+/// A key, a header, and an operation with a secret of its own, which is returned.
+async fn more_secrets(shop: &Client, operation: &str) -> String {
+    let key = shop.post("/v1/signing-keys", &json!({})).await;
+    assert_eq!(key.status, StatusCode::CREATED);
+    let header = json!({ "value": "planted-header-Wd9t" });
+    let set = shop.put("/v1/callback-headers/x-gateway", &header).await;
+    assert_eq!(set.status, StatusCode::NO_CONTENT);
+    let secret = SigningSecret::generate().unwrap().expose().to_string();
+    // Nobody listens there, for the receiver knows no secret but the caller's.
+    let registration = json!({ "operation": operation, "callbackUrl": "http://127.0.0.1:9/hooks",
+        "callbackSecret": secret });
+    shop.register(&registration).await;
+    secret
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_secret_is_found_nowhere() {
@@ -47,8 +62,8 @@ async fn what_is_secret_is_found_nowhere() {
         json!([{ "http": 503 }, { "http": 410 }]),
         json!([{ "http": 200, "body": "<html>" }, { "http": 410 }]),
     ];
-    let key = shop.post("/v1/signing-keys", &json!({})).await;
-    assert_eq!(key.status, StatusCode::CREATED);
+    let operation = sandbox.create(Version::V1, Script::default()).unwrap().location;
+    let own_secret = more_secrets(&shop, &operation).await;
     let mut ids = Vec::new();
     for script in &scripts {
         for with_token in [false, true] {
@@ -62,13 +77,6 @@ async fn what_is_secret_is_found_nowhere() {
             ids.push(shop.register(&registration).await);
         }
     }
-    // Nobody listens there, for the receiver knows no secret but the caller's.
-    let own_secret = SigningSecret::generate().unwrap().expose();
-    let operation = sandbox.create(Version::V1, Script::default()).unwrap().location;
-    let elsewhere = "http://127.0.0.1:9/hooks";
-    let registration = json!({ "operation": operation, "callbackUrl": elsewhere,
-        "callbackSecret": *own_secret });
-    shop.register(&registration).await;
     let mut callbacks = Vec::new();
     for id in &ids {
         until(async || {
@@ -94,6 +102,7 @@ async fn what_is_secret_is_found_nowhere() {
         "/v1/keys",
         "/v1/signing-secrets",
         "/v1/signing-keys",
+        "/v1/callback-settings",
         "/v1/callers/shop/signing-keys",
         "/v1/connections",
         "/readyz",
@@ -107,7 +116,9 @@ async fn what_is_secret_is_found_nowhere() {
         read.push(("an operation", shop.operation(id).await.to_string()));
     }
     for callback in &callbacks {
-        read.push(("a callback", format!("{:?} {:?}", callback.headers, callback.body)));
+        let mut headers = callback.headers.clone();
+        assert_eq!(headers.remove("x-gateway").unwrap(), "planted-header-Wd9t");
+        read.push(("a callback", format!("{headers:?} {:?}", callback.body)));
     }
     for name in ["bridge.db", "bridge.db-wal", "bridge.db.lock"] {
         let bytes = std::fs::read(home.directory.path().join(name)).unwrap();
@@ -122,6 +133,7 @@ async fn what_is_secret_is_found_nowhere() {
         ("API key", api_key),
         ("signing secret", base64_of_secret),
         ("signing key", "whsk_"),
+        ("header", "planted-header-Wd9t"),
         ("secret of an operation", &own_secret[6..]),
         ("client secret", SECRET_OF_CLIENT),
         ("token", token.expose_secret()),

@@ -14,6 +14,9 @@ use super::plan::{OperationPlan, Plan, Wish};
 use super::run::{Done, Ending, callbacks_policy, lanes_policy, operations_policy};
 use crate::support::NOON;
 
+/// Times in the store are in whole milliseconds.
+const MOMENT: Duration = Duration::from_millis(2);
+
 type Verdicts = Result<(), String>;
 
 macro_rules! hold {
@@ -38,6 +41,7 @@ pub(crate) fn judge(ending: &Ending) -> Verdicts {
         the_outcome_is_what_graph_said(plan, tracked, &record, &ending.callbacks)?;
         it_was_told_or_is_listed(plan, tracked, &ending.callbacks, &record)?;
         it_was_never_contradicted(tracked, &record)?;
+        that_it_runs_is_told_once_where_that_is_wanted(plan, tracked, &record, &ending.callbacks)?;
     }
     if plan.has_a_house_without_stalls() {
         nothing_is_told_twice(ending, &record)?;
@@ -57,7 +61,10 @@ fn of_operation(callbacks: &[StoredCallback], id: OperationId) -> Vec<&StoredCal
     callbacks.iter().filter(|it| it.callback.id.operation == id).collect()
 }
 
-/// The outcome that a body tells, or `credentialNeeded`.
+/// What may be told before the end.
+const NOTICES: [&str; 2] = ["credentialNeeded", "running"];
+
+/// The outcome that a body tells, or a notice.
 fn told(body: &[u8]) -> String {
     let body: serde_json::Value = serde_json::from_slice(body).unwrap();
     let kind = body["type"].as_str().unwrap();
@@ -116,7 +123,8 @@ fn everything_has_come_to_rest(tracked: &Tracked, callbacks: &[StoredCallback]) 
         let state = &stored.callback.state;
         hold!(state.rested_at().is_some(), "{} is still {state:?}", stored.callback.id);
     }
-    let finals: Vec<_> = owed.iter().filter(|it| it.notice.0 != "credentialNeeded").collect();
+    let finals: Vec<_> =
+        owed.iter().filter(|it| !NOTICES.contains(&it.notice.0.as_str())).collect();
     match operation.outcome() {
         None => hold!(finals.is_empty(), "{} was cancelled and owes a final", operation.id),
         Some(outcome) => {
@@ -220,16 +228,52 @@ fn it_was_told_or_is_listed(
 /// Promise 4, and that an outcome once told stays.
 fn it_was_never_contradicted(tracked: &Tracked, record: &Record) -> Verdicts {
     let id = tracked.operation.id;
-    let mut bodies: BTreeMap<CallbackId, &[u8]> = BTreeMap::new();
+    let mut written: BTreeMap<CallbackId, _> = BTreeMap::new();
     for attempt in record.attempts.iter().filter(|it| it.id.operation == id) {
-        let first = *bodies.entry(attempt.id).or_insert(&attempt.body);
-        hold!(first == attempt.body, "the body of {} changed", attempt.id);
+        let now = (&attempt.headers, &attempt.body);
+        let first = *written.entry(attempt.id).or_insert(now);
+        hold!(first == now, "the headers or the body of {} changed", attempt.id);
         let told = told(&attempt.body);
-        if told == "credentialNeeded" {
+        if NOTICES.contains(&told.as_str()) {
             continue;
         }
         let outcome = tracked.operation.outcome().map(Outcome::as_str);
         hold!(outcome == Some(told.as_str()), "{id} was told as {told}, and is {outcome:?}");
+    }
+    Ok(())
+}
+
+/// Owed only where it is wanted and Graph said so, once, and before the end; and in a calm house it
+/// is owed whenever that is so.
+fn that_it_runs_is_told_once_where_that_is_wanted(
+    plan: &Plan,
+    tracked: &Tracked,
+    record: &Record,
+    callbacks: &[StoredCallback],
+) -> Verdicts {
+    let id = tracked.operation.id;
+    let ended_at = tracked.operation.state.rested_at().unwrap();
+    let owed = of_operation(callbacks, id);
+    let notices: Vec<_> = owed.iter().filter(|it| it.notice.0 == "running").collect();
+    let said: Vec<_> = record
+        .polls
+        .iter()
+        .filter(|it| it.operation == id && matches!(it.answer, Answer::StillRunning { .. }))
+        .collect();
+    hold!(notices.len() <= 1, "{id} was said to run {} times", notices.len());
+    let is_wanted = planned(plan, tracked).hears_of_running;
+    if let [notice] = notices[..] {
+        hold!(is_wanted, "nobody wants to hear that {id} runs");
+        hold!(!said.is_empty(), "Graph never said that {id} runs");
+        let is_behind = |it: &&&StoredCallback| {
+            !NOTICES.contains(&it.notice.0.as_str())
+                && it.callback.id.number < notice.callback.id.number
+        };
+        hold!(owed.iter().find(is_behind).is_none(), "{id} was said to run behind its end");
+    } else if is_wanted && plan.has_a_calm_house() {
+        let end = elapsed(ended_at);
+        let missed = said.iter().find(|it| it.answered_at.is_some_and(|at| at + MOMENT < end));
+        hold!(missed.is_none(), "nobody was told that {id} runs: {missed:?}");
     }
     Ok(())
 }

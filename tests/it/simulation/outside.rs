@@ -12,7 +12,7 @@ use bytes::Bytes;
 use engagement_bridge::callback::{CallbackId, Reply};
 use engagement_bridge::clock::{Clock, Steady};
 use engagement_bridge::courier::egress::RefusalCode;
-use engagement_bridge::courier::{self, Courier, Parcel, Receipt};
+use engagement_bridge::courier::{self, Courier, FixedHeaders, Parcel, Receipt};
 use engagement_bridge::graph::{Credential, Graph, Inquiry, Poll};
 use engagement_bridge::operation::{
     self, Event, Hindrance, OperationId, Refusal, Renewal, Verdict,
@@ -76,6 +76,7 @@ pub(crate) struct RecordedPoll {
 #[derive(Clone, Debug)]
 pub(crate) struct RecordedAttempt {
     pub(crate) id: CallbackId,
+    pub(crate) headers: FixedHeaders,
     pub(crate) body: Bytes,
     pub(crate) begun_at: Duration,
     /// Whether the receiver has it now, whatever it said.
@@ -226,6 +227,7 @@ impl OperationPlan {
                 Answer::Running { retry_after } => {
                     Meaning::StillRunning { retry_after: seconds(retry_after) }
                 }
+                Answer::NotStarted => Meaning::Undecided { retry_after: None },
                 Answer::Throttled { retry_after } => {
                     Meaning::Throttled { retry_after: seconds(retry_after) }
                 }
@@ -346,6 +348,7 @@ fn lane_of(credential: &Credential) -> String {
 fn body(operation: usize, answer: operation::Answer) -> Option<Bytes> {
     let status = match answer {
         operation::Answer::StillRunning { .. } => "running",
+        operation::Answer::Undecided { .. } => "notStarted",
         operation::Answer::Finished(Verdict::Succeeded) => "succeeded",
         operation::Answer::Finished(Verdict::Failed) => "failed",
         operation::Answer::Finished(Verdict::Skipped) => "skipped",
@@ -376,6 +379,7 @@ impl Courier for WayOut {
             let in_flight = record.in_flight[receiver];
             record.attempts.push(RecordedAttempt {
                 id: parcel.id,
+                headers: parcel.headers.clone(),
                 body: parcel.body.clone(),
                 begun_at,
                 taken: false,

@@ -30,6 +30,8 @@ pub(crate) struct OperationPlan {
     /// In seconds.
     pub(crate) expires_after: u32,
     pub(crate) identity: Identity,
+    /// Whether its caller wants to be told when Graph has begun.
+    pub(crate) hears_of_running: bool,
     /// Which of the receivers is told, modulo their number.
     pub(crate) receiver: usize,
     /// What Graph answers to the first polls.
@@ -52,6 +54,7 @@ pub(crate) enum Answer {
     Running {
         retry_after: Option<u16>,
     },
+    NotStarted,
     Throttled {
         retry_after: Option<u16>,
     },
@@ -238,15 +241,19 @@ fn any_operation() -> impl Strategy<Value = OperationPlan> {
         1 => prop::collection::vec((0_u32..2_000, wish), 1..4),
     ];
     (
-        (0_u32..200, prop_oneof![60_u32..600, 60_u32..7_200], identity, 0_usize..3),
+        (0_u32..200, prop_oneof![60_u32..600, 60_u32..7_200], identity, 0_usize..3, any::<bool>()),
         (answers, end, wishes),
     )
         .prop_map(
-            |((registered_at, expires_after, identity, receiver), (answers, end, wishes))| {
+            |(
+                (registered_at, expires_after, identity, receiver, hears_of_running),
+                (answers, end, wishes),
+            )| {
                 OperationPlan {
                     registered_at,
                     expires_after,
                     identity,
+                    hears_of_running,
                     receiver,
                     answers,
                     end,
@@ -259,6 +266,7 @@ fn any_operation() -> impl Strategy<Value = OperationPlan> {
 fn any_answer() -> impl Strategy<Value = Answer> {
     prop_oneof![
         6 => any_wait().prop_map(|retry_after| Answer::Running { retry_after }),
+        2 => Just(Answer::NotStarted),
         2 => any_wait().prop_map(|retry_after| Answer::Throttled { retry_after }),
         2 => any_wait().prop_map(|retry_after| Answer::Trouble { retry_after }),
         1 => Just(Answer::Rejected),

@@ -6,9 +6,12 @@ use std::time::Duration;
 
 use engagement_bridge::callback::{self, CallbackId};
 use engagement_bridge::clock::Clock as _;
+use engagement_bridge::courier::Format;
 use engagement_bridge::graph::{ApiVersion, Credential, Reference};
 use engagement_bridge::lane;
-use engagement_bridge::operation::{self, Decision, Event, OperationId, State, decide};
+use engagement_bridge::operation::{
+    self, Decision, Event, Operation, OperationId, RunningNotice, State, decide,
+};
 use engagement_bridge::store::memory::MemoryStore;
 use engagement_bridge::store::postgres::{Address, PostgresStore};
 use engagement_bridge::store::sqlite::SqliteStore;
@@ -374,8 +377,11 @@ impl Life {
             request: [0; 32],
             answer: crate::support::body("the first answer"),
         });
+        let running =
+            if plan.hears_of_running { RunningNotice::Wanted } else { RunningNotice::Unwanted };
+        let fresh = operation::register(&operations_policy(), id, now, deadline);
         Registration {
-            operation: operation::register(&operations_policy(), id, now, deadline),
+            operation: Operation { running, ..fresh },
             caller: caller("contoso"),
             reference: Reference { version: ApiVersion::V1, id: graph_id(operation) },
             credential: credential(plan),
@@ -383,6 +389,8 @@ impl Life {
             callback_origin: format!("https://receiver-{receiver}.example:443"),
             client_state: None,
             callback_secret: None,
+            format: Format::Envelope,
+            trace: None,
             idempotency,
             live_limit: 1_000,
         }

@@ -6,6 +6,7 @@ pub(crate) mod relay;
 use std::time::Duration;
 
 use bytes::Bytes;
+use engagement_bridge::courier::Format;
 use engagement_bridge::graph::{AccessToken, ApiVersion, Connection, Credential, Reference};
 use engagement_bridge::operation::{self, OperationId};
 use engagement_bridge::store::{ApiKey, CallerName, KeyDigest, Registration};
@@ -67,6 +68,8 @@ pub(crate) fn registration(n: u32) -> Registration {
         callback_origin: "https://app.example.com:443".to_owned(),
         client_state: None,
         callback_secret: None,
+        format: Format::Envelope,
+        trace: None,
         idempotency: None,
         live_limit: 1_000_000,
     }

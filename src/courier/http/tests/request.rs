@@ -3,6 +3,7 @@
 use standardwebhooks::Webhook;
 
 use super::*;
+use crate::courier::{ExtraHeader, FixedHeaders};
 use crate::tests::log::Log;
 
 /// What follows the host in a URL, for nobody but the receiver.
@@ -50,6 +51,25 @@ async fn each_live_secret_signs_newest_first() {
     assert_eq!(desk(PATIENT).courier.deliver(parcel).await.reply, Reply::Accepted);
     let [second, first] = [SECOND_SECRET, FIRST_SECRET].map(|it| signed(it, 1_800_000_000));
     assert_eq!(receiver.arrived()[0].header("webhook-signature"), format!("{second} {first}"));
+}
+
+#[tokio::test]
+async fn what_was_composed_and_what_the_caller_adds_goes_along_and_ours_stays_ours() {
+    let receiver = Receiver::start(answer(204, "", "")).await;
+    let mut parcel = parcel(&receiver.url("/hooks"));
+    let composed = "content-type: application/cloudevents+json\nbridge-client-state: \n\
+        webhook-id: msg_forged\n";
+    parcel.headers = FixedHeaders::from(composed.to_owned());
+    let header = |name, value: &str| ExtraHeader::new(name, value.into()).unwrap();
+    parcel.extra_headers =
+        vec![header("x-gateway", "planted"), header("authorization", "Basic eA==")];
+    assert_eq!(desk(PATIENT).courier.deliver(parcel).await.reply, Reply::Accepted);
+    let request = &receiver.arrived()[0];
+    assert_eq!(request.header("content-type"), "application/cloudevents+json");
+    assert_eq!(request.header("bridge-client-state"), "");
+    assert_eq!(request.header("x-gateway"), "planted");
+    assert_eq!(request.header("authorization"), "Basic eA==");
+    assert_eq!(request.header("webhook-id"), ID);
 }
 
 #[tokio::test]

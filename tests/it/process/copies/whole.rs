@@ -79,7 +79,16 @@ impl Installation {
         let later = json!([{ "status": "running", "retryAfter": "3600" }]);
         let mut with_secret = registration(&sandbox, &later, &receiver.url());
         with_secret["callbackSecret"] = json!(*SigningSecret::generate().unwrap().expose());
-        let watching = shop.register(&with_secret).await;
+        let traced = [
+            ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+            ("tracestate", "a=b"),
+        ];
+        let body = Some(with_secret.to_string().into_bytes());
+        let answer = shop.send_raw(Method::POST, "/v1/operations", body, &traced).await;
+        let watching = answer.body["id"].as_str().unwrap().to_owned();
+        let header = json!({ "value": "of the gateway" });
+        let set = shop.put("/v1/callback-headers/x-gateway", &header).await;
+        assert_eq!(set.status, StatusCode::NO_CONTENT);
         let cancelled = register(&shop, later.clone(), &receiver.url()).await;
         shop.delete(&format!("/v1/operations/{cancelled}")).await;
         // Of lanes of their own, the first of which is paused.
@@ -132,8 +141,16 @@ impl Installation {
         let mut paths: Vec<_> =
             ids.map(|it| format!("/v1/operations/{}", it["id"].as_str().unwrap())).collect();
         paths.extend(
-            ["operations", "callbacks", "keys", "signing-secrets", "signing-keys", "connections"]
-                .map(|it| format!("/v1/{it}")),
+            [
+                "operations",
+                "callbacks",
+                "keys",
+                "signing-secrets",
+                "signing-keys",
+                "connections",
+                "callback-settings",
+            ]
+            .map(|it| format!("/v1/{it}")),
         );
         let mut told = BTreeMap::new();
         for path in paths {
