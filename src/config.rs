@@ -132,6 +132,18 @@ pub struct Settings {
     )]
     pub hands: u32,
 
+    /// How long the contents of what was delivered are kept: bodies of callbacks, the record of their
+    /// attempts, and Graph's last answer. Until then it can be sent again. What could not be delivered
+    /// keeps them until it is forgotten.
+    #[arg(
+        long,
+        env = "ENGAGEMENT_BRIDGE_KEEP_BODIES",
+        default_value = "7d",
+        value_name = "DURATION",
+        value_parser = span
+    )]
+    pub keep_bodies: Duration,
+
     /// How long operations and callbacks at rest are remembered.
     #[arg(
         long,
@@ -264,7 +276,11 @@ impl Settings {
             callbacks: self.callbacks()?,
             lanes: self.lanes(),
             worker,
-            retention: Retention { operations: self.retention, ..Retention::default() },
+            retention: Retention {
+                contents: self.keep_bodies,
+                operations: self.retention,
+                ..Retention::default()
+            },
             limits: self.limits(),
             listener: ListenerLimits {
                 connections: usize::try_from(self.connections).unwrap_or(usize::MAX),

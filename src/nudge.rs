@@ -13,11 +13,12 @@ pub struct Nudge {
     wake: Notify,
     /// In milliseconds; until when the worker will not look by itself.
     asleep_until: AtomicI64,
+    resend: Notify,
 }
 
 impl Default for Nudge {
     fn default() -> Self {
-        Self { wake: Notify::new(), asleep_until: AtomicI64::new(i64::MAX) }
+        Self { wake: Notify::new(), asleep_until: AtomicI64::new(i64::MAX), resend: Notify::new() }
     }
 }
 
@@ -33,6 +34,16 @@ impl Nudge {
     /// Looks for work now.
     pub fn now(&self) {
         self.wake.notify_one();
+    }
+
+    /// Looks for bulk resends now.
+    pub fn resend(&self) {
+        self.resend.notify_one();
+    }
+
+    /// For the one who grants bulk resends.
+    pub(crate) fn resend_asked(&self) -> Notified<'_> {
+        self.resend.notified()
     }
 
     /// For the worker: to be called before it looks for work, so that no nudge falls between

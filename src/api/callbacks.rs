@@ -17,6 +17,7 @@ use super::body::Params;
 use super::operations::view::CallbackView;
 use super::page::{next, page};
 use super::problem::Problem;
+use super::resends::{ReasonWord, origin, time};
 use crate::operation::Outcome;
 use crate::store::CallbackFilter;
 
@@ -27,6 +28,16 @@ pub(super) struct Filter {
     /// Only callbacks in this state.
     #[param(inline)]
     state: Option<StateWord>,
+    /// Only callbacks that are undeliverable for this reason.
+    #[param(inline)]
+    reason: Option<ReasonWord>,
+    /// Only callbacks to this origin: scheme and host of the callback URL, and the port where it is not
+    /// the usual one.
+    origin: Option<String>,
+    /// Only callbacks that came to rest (delivered or undeliverable) then or later, in RFC 3339.
+    since: Option<String>,
+    /// Only callbacks that came to rest before.
+    until: Option<String>,
     /// Only callbacks behind this one: the `next` of the page before.
     #[param(pattern = "^msg_[0-9a-f]{32}_[1-9][0-9]{0,8}$")]
     after: Option<String>,
@@ -77,12 +88,30 @@ pub(super) async fn list(
         StateWord::Delivered => "delivered",
         StateWord::Undeliverable => "undeliverable",
     });
-    let page = page(query.after.as_deref(), query.limit)?;
+    let mut errors = Vec::new();
+    let filter = CallbackFilter {
+        state,
+        operation: None,
+        reason: query.reason.map(ReasonWord::reason),
+        origin: query.origin.as_deref().and_then(|text| origin(text, &mut errors)),
+        since: query.since.as_deref().and_then(|text| time("since", text, &mut errors)),
+        until: query.until.as_deref().and_then(|text| time("until", text, &mut errors)),
+    };
+    let page = match page(query.after.as_deref(), query.limit) {
+        Ok(page) if errors.is_empty() => page,
+        Ok(_) => return Err(Problem::invalid(errors)),
+        Err(problem) => {
+            errors.extend(problem.errors);
+            return Err(Problem::invalid(errors));
+        }
+    };
     let limit = page.limit;
-    let filter = CallbackFilter { state, operation: None };
     let listed = api.store.callbacks(&caller, filter, page).await?;
     let next = next(listed.len(), limit, listed.last().map(|it| &it.callback.id));
-    let callbacks = listed.iter().map(|it| CallbackView::of(it, None)).collect();
+    let ids = listed.iter().map(|it| it.callback.id).collect();
+    let latest = api.store.latest_attempts(ids).await?;
+    let view = |it| CallbackView::listed(it, latest.get(&it.callback.id));
+    let callbacks = listed.iter().map(view).collect();
     Ok(Json(Listed { callbacks, next }))
 }
 

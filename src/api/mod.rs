@@ -9,12 +9,15 @@ mod body;
 mod callback_settings;
 mod callbacks;
 mod connections;
+mod destinations;
 mod health;
+mod ids;
 mod keys;
 mod listener;
 mod operations;
 mod page;
 mod problem;
+mod resends;
 mod secrets;
 mod signing_keys;
 mod words;
@@ -172,6 +175,10 @@ pub fn router(api: Api) -> (Router, utoipa::openapi::OpenApi) {
         .routes(routes!(operations::credential::renew))
         .routes(routes!(operations::resend::resend))
         .routes(routes!(callbacks::list))
+        .routes(routes!(destinations::list, destinations::bring_back))
+        .routes(routes!(resends::ask))
+        .routes(routes!(resends::list))
+        .routes(routes!(resends::inspect))
         // Used by callers, for what belongs to them.
         .routes(routes!(keys::list, keys::create))
         .routes(routes!(keys::revoke))
@@ -191,6 +198,9 @@ pub fn router(api: Api) -> (Router, utoipa::openapi::OpenApi) {
         .routes(routes!(admin::list_connections, admin::create_connection))
         // Used by receivers.
         .routes(routes!(signing_keys::publish))
+        .routes(routes!(resends::ask_as_operator))
+        .routes(routes!(resends::list_as_operator))
+        .routes(routes!(resends::inspect_as_operator))
         // Used by probes.
         .routes(routes!(health::alive))
         .routes(routes!(health::ready))

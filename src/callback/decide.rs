@@ -14,8 +14,39 @@ pub enum Event {
     Attempted(Reply),
     /// The caller wants it sent again.
     ResendRequested,
+    /// Its turn came, and its destination is gone: the receiver has said of another callback that it
+    /// wants nothing there any more.
+    DestinationGone,
     /// The time that the agenda calls `lapse_at` has come.
     Lapsed,
+}
+
+/// What is learnt of a destination, which is a caller's callback URL, from what happened to one of its
+/// callbacks.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Destination {
+    /// The receiver wants nothing there any more. Nothing goes there until the caller says otherwise.
+    Gone,
+    /// The caller wants a callback to go there, and so says otherwise.
+    Back,
+}
+
+impl Event {
+    /// What it says of the callback's destination, if it says anything.
+    pub fn destination(self) -> Option<Destination> {
+        match self {
+            Self::Attempted(Reply::Gone) => Some(Destination::Gone),
+            Self::ResendRequested => Some(Destination::Back),
+            Self::Attempted(
+                Reply::Accepted
+                | Reply::Refused { .. }
+                | Reply::Unwell { .. }
+                | Reply::AddressRefused,
+            )
+            | Self::DestinationGone
+            | Self::Lapsed => None,
+        }
+    }
 }
 
 /// What one attempt came to.
@@ -68,6 +99,9 @@ pub fn decide(policy: &Policy, callback: &Callback, event: Event, now: Timestamp
         (State::Pending { .. }, Event::Lapsed) => {
             become_state(State::Undeliverable { reason: Reason::TooOld, at: now })
         }
+        (State::Pending { .. }, Event::DestinationGone) => {
+            become_state(State::Undeliverable { reason: Reason::Gone, at: now })
+        }
         (State::Pending { .. }, Event::ResendRequested) => {
             Decision::Ignore(Ignored::AlreadyPending)
         }
@@ -76,7 +110,7 @@ pub fn decide(policy: &Policy, callback: &Callback, event: Event, now: Timestamp
         }
         (
             State::Delivered { .. } | State::Undeliverable { .. },
-            Event::Attempted(_) | Event::Lapsed,
+            Event::Attempted(_) | Event::DestinationGone | Event::Lapsed,
         ) => Decision::Ignore(Ignored::AlreadyAtRest),
     }
 }

@@ -9,6 +9,10 @@
 //!                 └────────────── resend asked ──────── Delivered | Undeliverable
 //! ```
 //!
+//! A 410 is about the destination, which is the caller's callback URL, and so about every other callback
+//! to it: their turn ends them, without an attempt, until the caller says otherwise (see
+//! [`Destination`]).
+//!
 //! Pure, like [`crate::operation`]: time comes in as an argument and nothing can fail or wait.
 
 mod decide;
@@ -21,7 +25,7 @@ use jiff::Timestamp;
 
 use crate::operation::{Agenda, InvalidId, OperationId};
 
-pub use decide::{Decision, Event, Ignored, Reply, decide, owe};
+pub use decide::{Decision, Destination, Event, Ignored, Reply, decide, owe};
 pub use schedule::Policy;
 
 /// Names one callback, and is its `webhook-id` in every attempt: `msg_`, the operation's 32 hex
@@ -68,7 +72,8 @@ pub enum State {
 /// Why a callback was given up.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Reason {
-    /// The receiver answered 410: it does not want this any more.
+    /// The receiver answered 410, to this one or to another one at the same URL: it does not want it
+    /// any more.
     Gone,
     /// The callback URL leads to an address that the operator does not allow.
     AddressRefused,

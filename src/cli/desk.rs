@@ -39,6 +39,8 @@ const PATIENCE: Duration = Duration::from_secs(35);
 pub(super) struct Desk {
     clerk: Clerk,
     admin_key: SecretString,
+    /// Whether nobody else can have the database open meanwhile.
+    pub(super) is_alone: bool,
 }
 
 enum Clerk {
@@ -56,13 +58,15 @@ impl Desk {
             && let Some(address) = holder(path)
         {
             let clerk = Clerk::There { client: client(PATIENCE)?, address: reachable(address) };
-            return Ok(Self { clerk, admin_key: settings.admin_key(clock.as_ref())? });
+            let admin_key = settings.admin_key(clock.as_ref())?;
+            return Ok(Self { clerk, admin_key, is_alone: false });
         }
         let names: Arc<dyn Names> = Arc::new(SystemNames::default());
         let opened = Opened::open(settings, lane::Policy::default(), Arc::clone(&names)).await?;
         let admin_key = settings.admin_key(clock.as_ref())?;
         let clerk = Clerk::Here(api_of(&opened, &admin_key, names, clock)?);
-        Ok(Self { clerk, admin_key })
+        let is_alone = matches!(settings.database, Database::File(_));
+        Ok(Self { clerk, admin_key, is_alone })
     }
 
     /// Makes a request of the API, and reads its answer.

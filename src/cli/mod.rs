@@ -1,5 +1,6 @@
 //! The command line: one file for each command.
 
+mod callbacks;
 mod callers;
 mod check_url;
 mod connections;
@@ -50,6 +51,7 @@ enum Command {
     Sandbox(sandbox::Arguments),
     Callers(callers::Arguments),
     Connections(connections::Arguments),
+    Callbacks(callbacks::Arguments),
     CheckUrl(Box<check_url::Arguments>),
     Verify(verify::Arguments),
     Healthcheck(healthcheck::Arguments),
@@ -89,6 +91,7 @@ impl Cli {
             Command::Sandbox(_)
             | Command::Callers(_)
             | Command::Connections(_)
+            | Command::Callbacks(_)
             | Command::CheckUrl(_)
             | Command::Verify(_)
             | Command::Healthcheck(_)
@@ -104,6 +107,7 @@ impl Cli {
                 Command::Sandbox(arguments) => sandbox::run(arguments).await,
                 Command::Callers(arguments) => callers::run(arguments).await,
                 Command::Connections(arguments) => connections::run(arguments).await,
+                Command::Callbacks(arguments) => callbacks::run(arguments).await,
                 Command::CheckUrl(arguments) => check_url::run(*arguments).await,
                 Command::Verify(arguments) => verify::run(arguments),
                 Command::Healthcheck(arguments) => healthcheck::run(arguments).await,

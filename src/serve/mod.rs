@@ -20,7 +20,7 @@ use crate::nudge::Nudge;
 use crate::operation::after;
 use crate::shutdown::Shutdown;
 use crate::tls;
-use crate::worker::{Worker, forget_what_rests};
+use crate::worker::{Crowds, Resender, Worker, forget_what_rests};
 
 /// A bridge that is bound to its address and ready to run.
 pub struct Bridge {
@@ -121,13 +121,25 @@ impl Bridge {
         self.address
     }
 
+    fn resender(&self) -> Resender {
+        Resender {
+            store: self.opened.store(),
+            clock: self.opened.clock(),
+            nudge: Arc::clone(&self.nudge),
+            callbacks: self.sections.callbacks.clone(),
+            settings: Crowds::default(),
+        }
+    }
+
     /// Runs until told to stop. Fails if a part ends by itself.
     pub async fn run(self, shutdown: Shutdown) -> anyhow::Result<()> {
         let address = self.address;
         tracing::info!(%address, "listening on http://{address}");
         let (stop, grace) = (shutdown.stop.clone(), self.grace);
+        let resender = self.resender();
         let mut parts = JoinSet::new();
         parts.spawn(named("listener", self.listener.serve(self.router, stop.clone(), grace)));
+        parts.spawn(named("resender", resender.run(stop.clone())));
         parts.spawn(named("worker", self.worker.run(stop.clone(), grace)));
         let (store, clock) = (self.opened.store(), self.opened.clock());
         let retention = self.sections.retention;

@@ -5,10 +5,12 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use secrecy::ExposeSecret as _;
 
+use super::handover::Value;
 use super::sealed::{callback_secret_place, token_place};
 use super::{
-    ApiKey, Attempt, ConnectionSummary, Identity, KeyDigest, Notice, SigningKeySummary,
-    SigningSecretSummary, StoreError, StoredCallback, Tracked,
+    ApiKey, Attempt, CallerName, ConnectionSummary, GoneDestination, Identity, KeyDigest, Notice,
+    Resend, Rest, SigningKeySummary, SigningSecretSummary, StoreError, StoredCallback, Tracked,
+    Wanted,
 };
 use crate::callback::{self, Callback, CallbackId, Reason};
 use crate::courier::{Format, SigningSecret, Trace};
@@ -170,8 +172,9 @@ pub(super) trait Fields {
             caller: self.word("caller", |text| text.parse().ok())?,
             notice: Notice(self.text("notice")?),
             url: self.text("url")?,
+            origin: self.text("origin")?,
             headers: self.text("headers")?.into(),
-            body: self.bytes("body")?.into(),
+            body: self.bytes_or_null("body")?.map(Bytes::from),
         })
     }
 
@@ -186,6 +189,45 @@ pub(super) trait Fields {
             failure: self.text_or_null("failure")?,
             detail: self.text_or_null("detail")?,
             answer: self.bytes("answer")?.into(),
+        })
+    }
+
+    /// A row of `gone_destinations`.
+    fn gone_destination(&self) -> Result<GoneDestination, StoreError> {
+        Ok(GoneDestination { url: self.text("url")?, since: self.time("since")? })
+    }
+
+    /// A row of `resends`.
+    fn resend(&self) -> Result<Resend, StoreError> {
+        let caller = |column| {
+            let parse = |text: &str| text.parse::<CallerName>().ok();
+            self.text_or_null(column)?.map(|_| self.word(column, parse)).transpose()
+        };
+        let reached = match self.text_or_null("reached_operation_id")? {
+            None => None,
+            Some(_) => Some(CallbackId {
+                operation: self.word("reached_operation_id", |text| text.parse().ok())?,
+                number: self.number("reached_number")?,
+            }),
+        };
+        let reason = self.text_or_null("reason")?.map(|_| self.word("reason", Reason::from_word));
+        Ok(Resend {
+            id: self.word("id", |text| text.parse().ok())?,
+            asked_by: caller("asked_by")?,
+            asked_at: self.time("asked_at")?,
+            wanted: Wanted {
+                caller: caller("caller")?,
+                rest: self.word("state", Rest::from_word)?,
+                reason: reason.transpose()?,
+                origin: self.text_or_null("origin")?,
+                since: self.time_or_null("since")?,
+                until: self.time_or_null("until")?,
+            },
+            matched: self.number("matched")?,
+            resent: self.number("resent")?,
+            reached,
+            held_back: self.number("held_back")?,
+            done_at: self.time_or_null("done_at")?,
         })
     }
 
@@ -333,6 +375,39 @@ fn read_slots(text: &str) -> Option<Vec<Slot>> {
 pub(super) fn write_slots(slots: &[Slot]) -> String {
     let slot = |slot: &Slot| format!("{}@{}", slot.token, slot.busy_until.as_millisecond());
     slots.iter().map(slot).collect::<Vec<_>>().join(" ")
+}
+
+/// The columns of `resends`, all of them, in the order in which they are written.
+pub(super) const RESEND: &str = "id, asked_by, asked_at, caller, state, reason, origin, since, \
+    until, matched, resent, reached_operation_id, reached_number, held_back, done_at";
+
+/// What [`RESEND`] names.
+pub(super) fn resend_values(resend: &Resend) -> Vec<Value> {
+    fn text(text: Option<&str>) -> Value {
+        text.map_or(Value::Null, Value::from)
+    }
+    let time = |at: Option<Timestamp>| at.map_or(Value::Null, Value::from);
+    let count = |number: u64| Value::Number(i64::try_from(number).unwrap_or(i64::MAX));
+    let Resend { id, asked_by, asked_at, wanted, matched, resent, reached, held_back, done_at } =
+        resend;
+    let operation = reached.map(|it| it.operation.to_string());
+    vec![
+        Value::Text(id.to_string()),
+        text(asked_by.as_ref().map(CallerName::as_str)),
+        Value::from(*asked_at),
+        text(wanted.caller.as_ref().map(CallerName::as_str)),
+        Value::from(wanted.rest.as_str()),
+        text(wanted.reason.map(Reason::as_str)),
+        text(wanted.origin.as_deref()),
+        time(wanted.since),
+        time(wanted.until),
+        count(*matched),
+        count(*resent),
+        text(operation.as_deref()),
+        reached.map_or(Value::Null, |it| Value::Number(it.number.into())),
+        count(*held_back),
+        time(*done_at),
+    ]
 }
 
 /// The columns of `operations` that hold what it proves itself with.

@@ -21,14 +21,17 @@
 //!   is derived from the state it is given, by [`Agenda`](crate::operation::Agenda).
 
 mod columns;
+mod filters;
 pub mod handover;
 pub mod memory;
 pub mod postgres;
 mod records;
 mod remembered;
+mod resends;
 mod sealed;
 pub mod sqlite;
 
+use std::collections::HashMap;
 use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,16 +48,19 @@ use crate::operation::OperationId;
 
 pub use records::{
     Amended, Amendment, ApiKey, Attempt, CallbackFilter, CallbackSettings, CallerName, Change,
-    Claim, Claimed, Commit, Committed, ConnectionSummary, Forgotten, Idempotency, Identity,
-    InvalidName, KeyDigest, Notice, OperationFilter, OwedCallback, Page, Registered, Registration,
-    Rotated, Rotation, SigningKeySummary, SigningSecretSummary, Step, StoredCallback, Tracked,
-    Work,
+    Claim, Claimed, Commit, Committed, ConnectionSummary, Forgotten, GoneDestination, Idempotency,
+    Identity, InvalidName, KeyDigest, Notice, OperationFilter, OwedCallback, Page, Purged,
+    Registered, Registration, Rotated, Rotation, SigningKeySummary, SigningSecretSummary, Step,
+    StoredCallback, Tracked, Work,
 };
+pub use resends::{Advance, Advanced, Asked, Batch, Resend, ResendChange, ResendId, Rest, Wanted};
 
 /// Keeps operations and callbacks, and hands out the right to take their next steps.
 #[async_trait]
 pub trait Store: Send + Sync {
     /// Keeps new operations, all or none, and answers for each in order.
+    ///
+    /// None is kept whose destination is gone.
     ///
     /// An operation is not kept twice: one of the same caller with the same Graph id, callback URL
     /// and client state that is not at rest yet is [`Registered::Existing`], and an idempotency
@@ -77,7 +83,8 @@ pub trait Store: Send + Sync {
     ) -> Result<Vec<Claimed>, StoreError>;
 
     /// Spends claims on what came of their steps, all in one transaction, and answers for each in
-    /// order. A callback that a change owes is due from then on.
+    /// order. A callback that a change owes is due from then on; a destination of which it is learnt
+    /// that it is gone is so from then on, for all callbacks of the caller to the same URL.
     ///
     /// Shared rather than given away, so that one that failed can be tried again; what had taken
     /// effect after all is then [`Committed::LeaseLost`].
@@ -95,7 +102,8 @@ pub trait Store: Send + Sync {
     async fn rest_graph_lanes(&self, until: Timestamp) -> Result<(), StoreError>;
 
     /// Changes an operation or callback on somebody's request, provided that it is still what the
-    /// one who decided took it for.
+    /// one who decided took it for; with what that says of the callback's destination. A callback that
+    /// was purged is not what anybody took it for who wants it to be pending.
     async fn amend(&self, amendment: Amendment) -> Result<Amended, StoreError>;
 
     /// The operation, whosever it is.
@@ -123,9 +131,67 @@ pub trait Store: Send + Sync {
     /// The latest `limit` attempts of a callback, oldest first.
     async fn attempts(&self, id: CallbackId, limit: u32) -> Result<Vec<Attempt>, StoreError>;
 
+    /// The latest attempt of each of these callbacks, where there is one.
+    async fn latest_attempts(
+        &self,
+        ids: Vec<CallbackId>,
+    ) -> Result<HashMap<CallbackId, Attempt>, StoreError>;
+
+    /// Keeps a new bulk resend, after it has counted what it is to send again; unless the same is
+    /// under way for the same one, or `live_limit` are.
+    async fn ask_resend(&self, resend: Resend, live_limit: u32) -> Result<Asked, StoreError>;
+
+    /// The bulk resend, whoever asked for it.
+    async fn resend(&self, id: ResendId) -> Result<Option<Resend>, StoreError>;
+
+    /// The bulk resends that a caller has asked for, newest first; all that there are, unless one is
+    /// named.
+    async fn resends(
+        &self,
+        asked_by: Option<&CallerName>,
+        page: Page<ResendId>,
+    ) -> Result<Vec<Resend>, StoreError>;
+
+    /// The oldest `limit` bulk resends that are not done.
+    async fn resends_under_way(&self, limit: u32) -> Result<Vec<Resend>, StoreError>;
+
+    /// What comes next in a bulk resend, `limit` callbacks looked at, and how many wait at `now` on the
+    /// lanes of those that are wanted, counted no further than to `crowd`.
+    async fn resend_batch(
+        &self,
+        resend: &Resend,
+        limit: u32,
+        now: Timestamp,
+        crowd: u32,
+    ) -> Result<Batch, StoreError>;
+
+    /// Changes callbacks and writes down how far the bulk resend has come, both or neither. A callback
+    /// that is not what it was taken for any more is left as it is, and the others are not.
+    ///
+    /// Their destinations are back, unless they are gone since the resend was asked for: a receiver that
+    /// says so again while it is under way is not asked for each callback anew.
+    async fn advance_resend(&self, advance: Arc<Advance>) -> Result<Advanced, StoreError>;
+
+    /// A caller's destinations that are gone, by URL.
+    async fn gone_destinations(
+        &self,
+        caller: &CallerName,
+        page: Page<String>,
+    ) -> Result<Vec<GoneDestination>, StoreError>;
+
+    /// Lets callbacks go to a destination again; `false` if it is not gone.
+    async fn bring_back(&self, caller: &CallerName, url: &str) -> Result<bool, StoreError>;
+
+    /// Purges what up to `limit` callbacks consist of that were delivered before `before`: their bodies
+    /// and attempts, and Graph's last word on their operations where those are told by them. They cannot
+    /// be sent again from then on.
+    async fn purge(&self, before: Timestamp, limit: u32) -> Result<Purged, StoreError>;
+
     /// Forgets up to `limit` of each of these: operations that came to rest, with all their
-    /// callbacks, before `before`; idempotency keys first used before `keys_before`; and lanes on
-    /// which nothing waits and nothing counts any more at `now`.
+    /// callbacks, before `before`; bulk resends that were done before then; idempotency keys first used
+    /// before `keys_before`; and lanes on which nothing waits and nothing counts any more at `now`.
+    ///
+    /// What a bulk resend has not come to yet is forgotten as well, in its time.
     ///
     /// Whoever repeats it for as long as there is more has had all of them forgotten, whatever else
     /// is kept; but for lanes that no claim has found empty yet.
@@ -335,6 +401,8 @@ pub struct Message {
     pub extra_headers: Vec<ExtraHeader>,
     /// The secret of its operation alone, where that has one; else whatever of its caller's is live.
     pub signers: Signers,
+    /// Whether the receiver wants nothing at the URL any more.
+    pub is_gone: bool,
 }
 
 impl StoreError {

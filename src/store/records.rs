@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
 use super::Message;
-use crate::callback::{Callback, CallbackId};
+use crate::callback::{self, Callback, CallbackId, Reason};
 use crate::courier::{FixedHeaders, Format, PublicKey, SigningSecret, Trace};
 use crate::graph::{AccessToken, Credential, Reference};
 use crate::lane::{LaneName, Report};
@@ -74,6 +74,10 @@ pub enum Registered {
     LimitReached,
     /// The caller or the connection has been removed in the meantime.
     CredentialGone,
+    /// The receiver wants nothing at the callback URL any more, since then.
+    DestinationGone {
+        since: Timestamp,
+    },
 }
 
 /// An operation with all that we know of it.
@@ -171,6 +175,8 @@ pub enum Change {
     Callback {
         after: Callback,
         attempt: Option<Attempt>,
+        /// Whether its destination is gone from now on.
+        destination_gone: bool,
     },
     /// The step was not taken: it is due again as its state says, for anyone.
     HandBack,
@@ -208,6 +214,8 @@ pub enum Amendment {
     Callback {
         before: Callback,
         after: Callback,
+        /// Whether its destination is back, if it was gone.
+        destination_back: bool,
     },
 }
 
@@ -228,8 +236,11 @@ pub struct StoredCallback {
     pub caller: CallerName,
     pub notice: Notice,
     pub url: String,
+    /// Scheme, host and port of the URL.
+    pub origin: String,
     pub headers: FixedHeaders,
-    pub body: Bytes,
+    /// `None` once that was purged.
+    pub body: Option<Bytes>,
 }
 
 /// What a callback is about, as the word that [`Owed::as_str`] has for it.
@@ -251,12 +262,29 @@ pub struct Attempt {
     pub answer: Bytes,
 }
 
+/// A callback URL of a caller's at which the receiver wants nothing any more.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct GoneDestination {
+    pub url: String,
+    /// When it said so first.
+    pub since: Timestamp,
+}
+
 /// What came of forgetting a batch.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Forgotten {
     /// How many operations are gone.
     pub operations: u32,
     /// Whether there may be more to forget, of whatever kind.
+    pub more: bool,
+}
+
+/// What came of purging a batch.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Purged {
+    /// How many callbacks have no contents any more.
+    pub callbacks: u32,
+    /// Whether there may be more to purge.
     pub more: bool,
 }
 
@@ -358,6 +386,32 @@ pub struct CallbackFilter {
     /// A word of [`callback::State::as_str`](crate::callback::State::as_str).
     pub state: Option<&'static str>,
     pub operation: Option<OperationId>,
+    /// Why they are undeliverable.
+    pub reason: Option<Reason>,
+    /// Where they go to: scheme, host and port.
+    pub origin: Option<String>,
+    /// They came to rest then or later.
+    pub since: Option<Timestamp>,
+    /// They came to rest before.
+    pub until: Option<Timestamp>,
+}
+
+impl CallbackFilter {
+    /// Whether a callback is one of those.
+    pub(super) fn includes(&self, stored: &StoredCallback) -> bool {
+        let callback = &stored.callback;
+        let reason = match callback.state {
+            callback::State::Undeliverable { reason, .. } => Some(reason),
+            callback::State::Pending { .. } | callback::State::Delivered { .. } => None,
+        };
+        let rested_at = callback.state.rested_at();
+        self.state.is_none_or(|state| callback.state.as_str() == state)
+            && self.operation.is_none_or(|operation| callback.id.operation == operation)
+            && self.reason.is_none_or(|wanted| reason == Some(wanted))
+            && self.origin.as_ref().is_none_or(|origin| *origin == stored.origin)
+            && self.since.is_none_or(|since| rested_at.is_some_and(|at| since <= at))
+            && self.until.is_none_or(|until| rested_at.is_some_and(|at| at < until))
+    }
 }
 
 impl CallerName {

@@ -5,6 +5,7 @@
 //! than it has free hands for, because what is claimed waits for nobody else.
 
 mod committer;
+mod resends;
 mod retention;
 mod step;
 
@@ -23,6 +24,7 @@ use crate::nudge::Nudge;
 use crate::store::{Claimed, Commit, Store, StoreError};
 use crate::{callback, operation};
 
+pub use resends::{Crowds, Resender};
 pub use retention::{Retention, forget_what_rests};
 
 /// How long the loop waits after a claim that failed.

@@ -1,4 +1,4 @@
-//! Forgets what has been at rest for long.
+//! Purges and forgets what has been at rest for long.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +12,8 @@ use crate::store::{Store, StoreError};
 /// How long things at rest are remembered.
 #[derive(Clone, Debug)]
 pub struct Retention {
+    /// What delivered callbacks consist of, after they were delivered.
+    pub contents: Duration,
     /// Operations and their callbacks, after they came to rest.
     pub operations: Duration,
     /// Idempotency keys, after they were first used.
@@ -21,8 +23,11 @@ pub struct Retention {
 impl Default for Retention {
     fn default() -> Self {
         Self {
+            contents: Duration::from_hours(7 * 24),
             operations: Duration::from_hours(30 * 24),
-            idempotency_keys: Duration::from_hours(48),
+            // Longer than any operation may live, so that a key outlives what it keeps from being
+            // registered twice.
+            idempotency_keys: Duration::from_hours(8 * 24),
         }
     }
 }
@@ -45,8 +50,12 @@ pub async fn forget_what_rests(
     let forgetting = async {
         loop {
             match round(store.as_ref(), clock.as_ref(), &retention).await {
-                Ok(0) => {}
-                Ok(forgotten) => tracing::info!(forgotten, "forgot operations long at rest"),
+                Ok((0, 0)) => {}
+                Ok((purged, forgotten)) => tracing::info!(
+                    purged,
+                    forgotten,
+                    "purged callbacks that were delivered, and forgot operations long at rest"
+                ),
                 Err(error) => tracing::warn!(
                     error = %error.in_full(),
                     "could not forget what is long at rest, trying again later"
@@ -62,16 +71,25 @@ async fn round(
     store: &dyn Store,
     clock: &dyn Clock,
     retention: &Retention,
-) -> Result<u64, StoreError> {
-    let mut total = 0;
+) -> Result<(u64, u64), StoreError> {
+    let (mut callbacks, mut operations) = (0, 0);
+    loop {
+        let delivered = before(clock.now(), retention.contents);
+        let purged = store.purge(delivered, BATCH).await?;
+        callbacks += u64::from(purged.callbacks);
+        if !purged.more {
+            break;
+        }
+        tokio::time::sleep(BETWEEN_BATCHES).await;
+    }
     loop {
         let now = clock.now();
-        let operations = before(now, retention.operations);
+        let rested = before(now, retention.operations);
         let keys = before(now, retention.idempotency_keys);
-        let forgotten = store.forget(operations, keys, now, BATCH).await?;
-        total += u64::from(forgotten.operations);
+        let forgotten = store.forget(rested, keys, now, BATCH).await?;
+        operations += u64::from(forgotten.operations);
         if !forgotten.more {
-            return Ok(total);
+            return Ok((callbacks, operations));
         }
         tokio::time::sleep(BETWEEN_BATCHES).await;
     }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 use super::Worker;
-use crate::callback::{self, CallbackId};
+use crate::callback::{self, CallbackId, Destination};
 use crate::courier::{Letter, Parcel, Receipt, Tracking, Written, compose};
 use crate::graph::{Credential, Inquiry};
 use crate::lane::Report;
@@ -32,7 +32,8 @@ impl Worker {
             Work::LapseCallback(callback) => {
                 let now = self.clock.now();
                 let event = callback::Event::Lapsed;
-                let change = told(callback::decide(&self.callbacks, &callback, event, now), None);
+                let change =
+                    told(callback::decide(&self.callbacks, &callback, event, now), None, event);
                 Commit { claim, change, report: Report::Unused, at: now }
             }
         }
@@ -57,7 +58,12 @@ impl Worker {
     }
 
     async fn attempt(&self, claim: Claim, message: Message) -> Commit {
-        let Message { callback, url, headers, body, signers, extra_headers } = message;
+        let Message { callback, url, headers, body, signers, extra_headers, is_gone } = message;
+        if is_gone {
+            let (at, event) = (self.clock.now(), callback::Event::DestinationGone);
+            let change = told(callback::decide(&self.callbacks, &callback, event, at), None, event);
+            return Commit { claim, change, report: Report::Unused, at };
+        }
         let started_at = self.clock.now();
         let parcel = Parcel { id: callback.id, url, headers, body, extra_headers, signers };
         let receipt = self.courier.deliver(parcel).await;
@@ -66,7 +72,7 @@ impl Worker {
         let report = Report::of_attempt(receipt.reply);
         let attempt = record(callback.attempts.saturating_add(1), started_at, receipt);
         let decision = callback::decide(&self.callbacks, &callback, event, at);
-        let change = told(decision, Some(attempt));
+        let change = told(decision, Some(attempt), event);
         Commit { claim, change, report, at }
     }
 
@@ -130,14 +136,15 @@ impl Worker {
 }
 
 /// What becomes of a callback.
-fn told(decision: callback::Decision, attempt: Option<Attempt>) -> Change {
+fn told(decision: callback::Decision, attempt: Option<Attempt>, event: callback::Event) -> Change {
     match decision {
         callback::Decision::Become(after) => {
             if let callback::State::Undeliverable { reason, .. } = after.state {
                 let (id, reason, attempts) = (after.id, reason.as_str(), after.attempts);
                 tracing::warn!(callback.id = %id, reason, attempts, "gave up on {id}: {reason}");
             }
-            Change::Callback { after, attempt }
+            let destination_gone = event.destination() == Some(Destination::Gone);
+            Change::Callback { after, attempt, destination_gone }
         }
         callback::Decision::Ignore(_) => Change::HandBack,
     }

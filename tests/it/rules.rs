@@ -156,6 +156,7 @@ fn every_state_of_a_callback_answers_every_event() {
         ),
         ("410", attempted(Reply::Gone)),
         ("address refused", attempted(Reply::AddressRefused)),
+        ("destination gone", callback::Event::DestinationGone),
         ("resend requested", callback::Event::ResendRequested),
         ("lapsed", callback::Event::Lapsed),
     ];

@@ -54,6 +54,24 @@ fn a_word_reads_back_as_what_it_was_written_for() {
     assert_eq!(Reason::from_word("gone "), None);
 }
 
+/// No other answer of a receiver is about more than the one callback.
+#[test]
+fn only_a_410_and_a_wish_say_something_of_a_destination() {
+    use callback::{Destination, Event, Reply};
+    assert_eq!(Event::Attempted(Reply::Gone).destination(), Some(Destination::Gone));
+    assert_eq!(Event::ResendRequested.destination(), Some(Destination::Back));
+    for event in [
+        Event::Attempted(Reply::Accepted),
+        Event::Attempted(Reply::Refused { retry_after: None }),
+        Event::Attempted(Reply::Unwell { retry_after: None }),
+        Event::Attempted(Reply::AddressRefused),
+        Event::DestinationGone,
+        Event::Lapsed,
+    ] {
+        assert_eq!(event.destination(), None, "{event:?}");
+    }
+}
+
 #[test]
 fn one_operation_and_one_callback_have_one_spelling() {
     let operation = OperationId(0x0192_ab00_0000_7000_8000_0000_0000_00ff);

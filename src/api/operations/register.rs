@@ -16,7 +16,7 @@ use crate::api::access::Caller;
 use crate::api::body::{Json, whole, word_or_null, words_or_null};
 use crate::api::problem::{Kind, Problem, ProblemBody};
 use crate::api::words::{Format, Notice};
-use crate::api::{Api, FieldError};
+use crate::api::{Api, FieldError, ids};
 use crate::courier::egress::Refusal;
 use crate::courier::signing::InvalidSecret;
 use crate::courier::{self, CallbackUrl, SigningSecret, Trace, may_stand_in_cloud_events};
@@ -55,7 +55,8 @@ pub(in crate::api) struct Request {
     /// `notAUrl`, `schemeNotAllowed` (neither http nor https), `notHttps`, `userInfo` (a user name or a
     /// password), `fragment`, `portNotAllowed`, `hostDenied`, `hostNotAllowed` (only certain hosts are),
     /// `hostNotFound`, `addressDenied` (by the operator), `addressRefused` (private, loopback,
-    /// metadata and the like). New ones may come.
+    /// metadata and the like), `gone` (the receiver has answered 410 there: see
+    /// `GET /v1/destinations`). New ones may come.
     #[schema(min_length = 1, max_length = 2048, example = "https://app.example.com/hooks/engage")]
     callback_url: String,
     /// The connection to ask Graph by; your default one, unless named. Not with `accessToken`.
@@ -166,6 +167,13 @@ pub(in crate::api) async fn register(
             let detail = format!("Up to {} may be watched at a time.", api.limits.live_operations);
             Err(Problem::with_detail(Kind::TooManyOperations, detail))
         }
+        Some(Registered::DestinationGone { since }) => {
+            let detail = format!(
+                "the receiver answered 410 there on {since}: lift that by DELETE /v1/destinations, or \
+                 by sending one of its callbacks again"
+            );
+            Err(Problem::field("callbackUrl", "gone", detail))
+        }
         Some(Registered::CredentialGone) => {
             Err(Problem::field("connection", "unknown", "it has just been removed"))
         }
@@ -253,7 +261,8 @@ async fn check(
     } else {
         RunningNotice::Unwanted
     };
-    let operation = operation::register(&api.operations, new_id(now)?, now, deadline);
+    let id = OperationId(ids::fresh(now)?);
+    let operation = operation::register(&api.operations, id, now, deadline);
     Ok(Registration {
         operation: Operation { running, ..operation },
         caller: caller.clone(),
@@ -364,18 +373,6 @@ fn trace(headers: &HeaderMap) -> Option<Trace> {
     let states = headers.get_all("tracestate").iter().map(|value| value.to_str());
     let states = states.collect::<Result<Vec<_>, _>>().unwrap_or_default().join(",");
     Trace::read(parent, Some(&states))
-}
-
-/// An id that sorts by time. The 74 random bits of a UUID version 7 keep it unique.
-fn new_id(now: Timestamp) -> Result<OperationId, Problem> {
-    let mut random = [0; 10];
-    getrandom::fill(&mut random).map_err(|error| {
-        tracing::error!(error = %error, "the operating system has no random numbers");
-        Problem::new(Kind::Internal)
-    })?;
-    let millis = u64::try_from(now.as_millisecond()).unwrap_or_default();
-    let id = uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid();
-    Ok(OperationId(id.as_u128()))
 }
 
 /// What the store will hold once it has taken the registration.

@@ -10,11 +10,11 @@ use crate::api::Api;
 use crate::api::access::Caller;
 use crate::api::body::Segment;
 use crate::api::problem::{Kind, Problem, ProblemBody};
-use crate::callback::{self, CallbackId, Decision, Event};
+use crate::callback::{self, CallbackId, Decision, Destination, Event};
 use crate::store::{Amended, Amendment, StoredCallback};
 
 /// Sends the final callback again, on the usual schedule, with the same `webhook-id`. Asking twice
-/// sends it once.
+/// sends it once. If its destination was gone, it is not any more.
 #[utoipa::path(
     post,
     path = "/v1/operations/{id}/resend",
@@ -27,7 +27,8 @@ use crate::store::{Amended, Amendment, StoredCallback};
         Caller,
         (status = 404, description = "You have no such operation", body = ProblemBody,
             content_type = "application/problem+json"),
-        (status = 409, description = "It owes no final callback", body = ProblemBody,
+        (status = 409, description = "It owes no final callback, or one whose body is not kept any \
+            more", body = ProblemBody,
             content_type = "application/problem+json"),
     )
 )]
@@ -46,13 +47,23 @@ pub(in crate::api) async fn resend(
     for _ in 0..TRIES {
         let found = api.store.callback(id).await?;
         let stored = found.ok_or_else(|| Problem::new(Kind::NotFound))?;
+        if stored.body.is_none() {
+            let detail = "It was delivered so long ago that its body is not kept any more.";
+            return Err(Problem::with_detail(Kind::Conflict, detail));
+        }
         let before = stored.callback.clone();
         let now = api.clock.now();
-        let after = match callback::decide(&api.callbacks, &before, Event::ResendRequested, now) {
+        let event = Event::ResendRequested;
+        let after = match callback::decide(&api.callbacks, &before, event, now) {
             Decision::Become(after) => after,
-            Decision::Ignore(_) => return Ok(accepted(&stored)),
+            Decision::Ignore(_) => {
+                // It waits for its turn, at which it must not be ended for what was said before.
+                api.store.bring_back(&caller, &stored.url).await?;
+                return Ok(accepted(&stored));
+            }
         };
-        let amendment = Amendment::Callback { before, after: after.clone() };
+        let destination_back = event.destination() == Some(Destination::Back);
+        let amendment = Amendment::Callback { before, after: after.clone(), destination_back };
         match api.store.amend(amendment).await? {
             Amended::Saved => {
                 api.nudge.now();

@@ -45,7 +45,8 @@ pub(in crate::api) struct OperationView {
     next_step: Option<NextStep>,
     /// While blocked: why Graph is not asked.
     blocked: Option<Blocked>,
-    /// The operation as Graph last sent it, byte for byte.
+    /// The operation as Graph last sent it, byte for byte; null also once the operator's time for
+    /// bodies is over.
     #[schema(value_type = Option<Object>)]
     data: Option<Box<RawValue>>,
 }
@@ -105,7 +106,13 @@ pub(in crate::api) struct CallbackView {
     /// The latest attempts, oldest first; left out in lists.
     #[serde(skip_serializing_if = "Option::is_none")]
     attempts: Option<Vec<AttemptView>>,
+    /// The latest attempt, in lists only, with the first 256 bytes of the answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_attempt: Option<AttemptView>,
 }
+
+/// Bytes of an answer that are shown in a list.
+const ANSWER_IN_LISTS: usize = 256;
 
 /// One POST of a callback.
 #[derive(Debug, Serialize, ToSchema)]
@@ -198,7 +205,17 @@ impl CallbackView {
             next_attempt_at: callback.state.agenda().step_at.map(|at| at.to_string()),
             at_rest_since: callback.state.rested_at().map(|at| at.to_string()),
             attempts: attempts.map(|them| them.iter().map(AttemptView::of).collect()),
+            last_attempt: None,
         }
+    }
+
+    /// As one of many.
+    pub(in crate::api) fn listed(stored: &StoredCallback, latest: Option<&Attempt>) -> Self {
+        let shortened = latest.map(|latest| {
+            let shown = latest.answer.len().min(ANSWER_IN_LISTS);
+            AttemptView::of(&Attempt { answer: latest.answer.slice(..shown), ..latest.clone() })
+        });
+        Self { last_attempt: shortened, ..Self::of(stored, None) }
     }
 }
 

@@ -62,6 +62,18 @@ impl CallbackUrl {
         format!("{}://{}:{}", self.url.scheme(), self.host(), self.port())
     }
 
+    /// A URL as it is kept where it is registered, if it can be one of those.
+    pub fn spelling_of(text: &str) -> Option<String> {
+        Self::read(text).ok().map(|it| it.as_str().to_owned())
+    }
+
+    /// The origin that a text names, spelt out as [`CallbackUrl::origin`] does, if it names one and
+    /// nothing more.
+    pub fn origin_of(text: &str) -> Option<String> {
+        let it = Self::read(text).ok().filter(|it| !it.has_user_info() && !it.has_fragment())?;
+        (&it.url[Position::BeforePath..] == "/").then(|| it.origin())
+    }
+
     /// The host, as it is logged: it tells less than the path may.
     pub fn host(&self) -> &str {
         self.url.host_str().unwrap_or_default()

@@ -3,7 +3,7 @@
 
 mod directory;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,11 +13,12 @@ use jiff::Timestamp;
 
 use self::directory::Caller;
 use super::{
-    Amended, Amendment, Attempt, CallbackFilter, CallerName, Change, Claim, Claimed, Commit,
-    Committed, Forgotten, Identity, Message, Notice, OperationFilter, OwedCallback, Page,
-    Registered, Registration, Step, Store, StoreError, StoredCallback, Tracked, Work,
+    Advance, Advanced, Amended, Amendment, Asked, Attempt, Batch, CallbackFilter, CallerName,
+    Change, Claim, Claimed, Commit, Committed, Forgotten, GoneDestination, Identity, Message,
+    Notice, OperationFilter, OwedCallback, Page, Purged, Registered, Registration, Resend,
+    ResendChange, ResendId, Step, Store, StoreError, StoredCallback, Tracked, Work,
 };
-use crate::callback::CallbackId;
+use crate::callback::{self, Callback, CallbackId};
 use crate::courier::{Signers, SigningSecret};
 use crate::graph::{AccessToken, Credential};
 use crate::lane::{self, Lane, LaneName, share};
@@ -36,6 +37,9 @@ struct Rows {
     callbacks: BTreeMap<CallbackId, CallbackRow>,
     lanes: BTreeMap<LaneName, LaneRow>,
     idempotency: BTreeMap<(CallerName, String), IdempotencyRow>,
+    resends: BTreeMap<ResendId, Resend>,
+    /// By caller and URL: since when.
+    gone: BTreeMap<(CallerName, String), Timestamp>,
     callers: BTreeMap<CallerName, Caller>,
     tokens_issued: u64,
 }
@@ -86,6 +90,26 @@ fn put_off(agenda: Agenda, held: Option<Held>) -> Agenda {
     Agenda {
         step_at: agenda.step_at.map(|_| until),
         lapse_at: agenda.lapse_at.map(|lapse_at| lapse_at.max(until)),
+    }
+}
+
+impl CallbackRow {
+    fn destination(&self) -> (CallerName, String) {
+        (self.stored.caller.clone(), self.stored.url.clone())
+    }
+
+    /// Whether it is one of those that it looks at.
+    fn is_in_place_for(&self, resend: &Resend) -> bool {
+        let (StoredCallback { callback, caller, body, .. }, wanted) =
+            (&self.stored, &resend.wanted);
+        body.is_some()
+            && callback.state.as_str() == wanted.rest.as_str()
+            && wanted.caller.as_ref().is_none_or(|it| it == caller)
+    }
+
+    fn is_wanted_by(&self, resend: &Resend) -> bool {
+        let StoredCallback { callback, caller, origin, body, .. } = &self.stored;
+        body.is_some() && resend.wanted.includes(callback, caller, origin, resend.asked_at)
     }
 }
 
@@ -183,6 +207,12 @@ impl Rows {
         if existing.is_none() && mine.by_ref().count() as u64 >= registration.live_limit {
             return Registered::LimitReached;
         }
+        let destination = (registration.caller.clone(), registration.callback_url.clone());
+        if existing.is_none()
+            && let Some(since) = self.gone.get(&destination)
+        {
+            return Registered::DestinationGone { since: *since };
+        }
         if let (Some(key), Some(idempotency)) = (key, registration.idempotency) {
             let found = existing.as_ref().map(|it| it.operation.id);
             self.idempotency.insert(
@@ -278,9 +308,10 @@ impl Rows {
                         callback,
                         url: row.stored.url.clone(),
                         headers: row.stored.headers.clone(),
-                        body: row.stored.body.clone(),
+                        body: row.stored.body.clone()?,
                         extra_headers: self.callers.get(&row.stored.caller)?.extra_headers(),
                         signers,
+                        is_gone: self.gone.contains_key(&row.destination()),
                     }))
                 };
                 (work, lane)
@@ -303,8 +334,9 @@ impl Rows {
             caller: row.tracked.caller.clone(),
             notice: Notice::of(owed.owed),
             url: row.tracked.callback_url.clone(),
+            origin: row.callback_origin.clone(),
             headers: owed.headers,
-            body: owed.body,
+            body: Some(owed.body),
         };
         self.lane(policy, &lane);
         self.callbacks.insert(
@@ -338,9 +370,12 @@ impl Rows {
                     return Committed::LeaseLost;
                 };
                 row.held = None;
-                if let Change::Callback { after, attempt } = change {
+                if let Change::Callback { after, attempt, destination_gone } = change {
                     row.stored.callback = after.clone();
                     row.attempts.extend(attempt.clone());
+                    if *destination_gone {
+                        self.gone.entry(row.destination()).or_insert(*at);
+                    }
                 }
             }
         }
@@ -463,15 +498,22 @@ impl Store for MemoryStore {
                     rows.owe(&self.policy, before.id, owed);
                 }
             }
-            Amendment::Callback { before, after } => {
+            Amendment::Callback { before, after, destination_back } => {
                 let Some(row) = rows.callbacks.get_mut(&before.id) else {
                     return Ok(Amended::Overtaken);
                 };
-                if row.stored.callback != before {
+                let is_purged = row.stored.body.is_none();
+                if row.stored.callback != before || is_purged && after.state.rested_at().is_none() {
                     return Ok(Amended::Overtaken);
                 }
                 row.held = None;
                 row.stored.callback = after;
+                // It may have been forgotten while the callback was at rest.
+                let (lane, of) = (row.lane.clone(), row.destination());
+                rows.lane(&self.policy, &lane);
+                if destination_back {
+                    rows.gone.remove(&of);
+                }
             }
         }
         Ok(Amended::Saved)
@@ -510,8 +552,7 @@ impl Store for MemoryStore {
         let mine = rows.callbacks.values().rev().map(|row| &row.stored).filter(|it| {
             it.caller == *caller
                 && page.after.is_none_or(|after| it.callback.id < after)
-                && filter.state.is_none_or(|state| it.callback.state.as_str() == state)
-                && filter.operation.is_none_or(|operation| it.callback.id.operation == operation)
+                && filter.includes(it)
         });
         Ok(mine.take(page.limit as usize).cloned().collect())
     }
@@ -521,6 +562,158 @@ impl Store for MemoryStore {
         let Some(row) = rows.callbacks.get(&id) else { return Ok(Vec::new()) };
         let first = row.attempts.len().saturating_sub(limit as usize);
         Ok(row.attempts.iter().skip(first).cloned().collect())
+    }
+
+    async fn latest_attempts(
+        &self,
+        ids: Vec<CallbackId>,
+    ) -> Result<HashMap<CallbackId, Attempt>, StoreError> {
+        let rows = self.rows();
+        let latest = |id: CallbackId| Some((id, rows.callbacks.get(&id)?.attempts.last()?.clone()));
+        Ok(ids.into_iter().filter_map(latest).collect())
+    }
+
+    async fn ask_resend(&self, mut resend: Resend, live_limit: u32) -> Result<Asked, StoreError> {
+        let mut rows = self.rows();
+        let under_way = |it: &&Resend| it.done_at.is_none() && it.asked_by == resend.asked_by;
+        let live: Vec<&Resend> = rows.resends.values().filter(under_way).collect();
+        if let Some(same) = live.iter().find(|it| it.is_same_as(&resend)) {
+            return Ok(Asked::UnderWay((*same).clone()));
+        }
+        if live_limit as usize <= live.len() {
+            return Ok(Asked::LimitReached);
+        }
+        let matching = rows.callbacks.values().filter(|row| row.is_wanted_by(&resend));
+        resend.matched = matching.count() as u64;
+        rows.resends.insert(resend.id, resend.clone());
+        Ok(Asked::Begun(resend))
+    }
+
+    async fn resend(&self, id: ResendId) -> Result<Option<Resend>, StoreError> {
+        Ok(self.rows().resends.get(&id).cloned())
+    }
+
+    async fn resends(
+        &self,
+        asked_by: Option<&CallerName>,
+        page: Page<ResendId>,
+    ) -> Result<Vec<Resend>, StoreError> {
+        let rows = self.rows();
+        let listed = rows.resends.values().rev().filter(|it| {
+            page.after.is_none_or(|after| it.id < after)
+                && asked_by.is_none_or(|caller| it.asked_by.as_ref() == Some(caller))
+        });
+        Ok(listed.take(page.limit as usize).cloned().collect())
+    }
+
+    async fn resends_under_way(&self, limit: u32) -> Result<Vec<Resend>, StoreError> {
+        let rows = self.rows();
+        let under_way = rows.resends.values().filter(|it| it.done_at.is_none());
+        Ok(under_way.take(limit as usize).cloned().collect())
+    }
+
+    async fn resend_batch(
+        &self,
+        resend: &Resend,
+        limit: u32,
+        now: Timestamp,
+        crowd: u32,
+    ) -> Result<Batch, StoreError> {
+        let rows = self.rows();
+        let behind = rows
+            .callbacks
+            .values()
+            .filter(|row| row.is_in_place_for(resend))
+            .filter(|row| resend.reached.is_none_or(|it| it < row.stored.callback.id));
+        let looked_at: Vec<&CallbackRow> = behind.take(limit as usize).collect();
+        let wanted = looked_at.iter().filter(|row| row.is_wanted_by(resend));
+        let callbacks: Vec<(Callback, LaneName)> =
+            wanted.map(|row| (row.stored.callback.clone(), row.lane.clone())).collect();
+        let mut waiting: HashMap<LaneName, u32> =
+            callbacks.iter().map(|(_, lane)| (lane.clone(), 0)).collect();
+        for (_, lane, agenda) in rows.agendas() {
+            if agenda.step_at.is_some_and(|at| at <= now)
+                && let Some(waiting) = waiting.get_mut(lane)
+            {
+                *waiting = crowd.min(*waiting + 1);
+            }
+        }
+        Ok(Batch {
+            callbacks,
+            waiting,
+            reached: looked_at.last().map(|row| row.stored.callback.id).or(resend.reached),
+            is_last: looked_at.len() < limit as usize,
+        })
+    }
+
+    async fn advance_resend(&self, advance: Arc<Advance>) -> Result<Advanced, StoreError> {
+        let mut rows = self.rows();
+        let is_there = |it: &Resend| it.done_at.is_none() && it.reached == advance.from;
+        let Some(resend) = rows.resends.get(&advance.id).filter(|it| is_there(it)) else {
+            return Ok(Advanced::Overtaken);
+        };
+        let asked_at = resend.asked_at;
+        let mut resent = 0;
+        for ResendChange { before, after } in &advance.changes {
+            let row = rows.callbacks.get_mut(&before.id);
+            let is_same = |row: &StoredCallback| row.callback == *before && row.body.is_some();
+            if let Some(row) = row.filter(|row| is_same(&row.stored)) {
+                row.held = None;
+                row.stored.callback = after.clone();
+                let (lane, of) = (row.lane.clone(), row.destination());
+                rows.lane(&self.policy, &lane);
+                rows.gone.retain(|it, since| *it != of || asked_at <= *since);
+                resent += 1;
+            }
+        }
+        if let Some(resend) = rows.resends.get_mut(&advance.id) {
+            resend.resent += resent;
+            resend.reached = advance.to;
+            resend.held_back = advance.held_back;
+            resend.done_at = advance.done_at;
+        }
+        Ok(Advanced::Saved { resent })
+    }
+
+    async fn gone_destinations(
+        &self,
+        caller: &CallerName,
+        page: Page<String>,
+    ) -> Result<Vec<GoneDestination>, StoreError> {
+        let rows = self.rows();
+        let behind = rows.gone.iter().filter(|((of, url), _)| {
+            of == caller && page.after.as_ref().is_none_or(|after| after < url)
+        });
+        let gone = |((_, url), since): (&(_, String), &_)| GoneDestination {
+            url: url.clone(),
+            since: *since,
+        };
+        Ok(behind.take(page.limit as usize).map(gone).collect())
+    }
+
+    async fn bring_back(&self, caller: &CallerName, url: &str) -> Result<bool, StoreError> {
+        Ok(self.rows().gone.remove(&(caller.clone(), url.to_owned())).is_some())
+    }
+
+    async fn purge(&self, before: Timestamp, limit: u32) -> Result<Purged, StoreError> {
+        let (mut rows, mut callbacks) = (self.rows(), 0);
+        let Rows { callbacks: all, operations, .. } = &mut *rows;
+        for (id, row) in all {
+            let callback::State::Delivered { at } = row.stored.callback.state else { continue };
+            if before <= at || row.stored.body.is_none() || callbacks == limit {
+                continue;
+            }
+            row.stored.body = None;
+            row.attempts.clear();
+            callbacks += 1;
+            if let Some(row) = operations.get_mut(&id.operation)
+                && row.tracked.operation.state.is_at_rest()
+                && row.tracked.operation.callbacks == id.number
+            {
+                row.tracked.last_body = None;
+            }
+        }
+        Ok(Purged { callbacks, more: callbacks == limit })
     }
 
     async fn forget(
@@ -548,6 +741,8 @@ impl Store for MemoryStore {
         rows.callbacks.retain(|id, _| !operations.contains(&id.operation));
         let is_old = |row: &IdempotencyRow| row.first_used_at < keys_before;
         let keys = rows.idempotency.extract_if(.., |_, row| is_old(row)).take(most).count();
+        let is_done = |it: &Resend| it.done_at.is_some_and(|at| at < before);
+        let resends = rows.resends.extract_if(.., |_, it| is_done(it)).take(most).count();
         let used: std::collections::BTreeSet<LaneName> = rows
             .agendas()
             .filter(|(_, _, agenda)| *agenda != Agenda::default())
@@ -558,7 +753,7 @@ impl Store for MemoryStore {
         let lanes = rows.lanes.extract_if(.., |name, row| is_unused(name, row)).take(most).count();
         Ok(Forgotten {
             operations: u32::try_from(operations.len()).unwrap_or(u32::MAX),
-            more: [operations.len(), keys, lanes].contains(&most),
+            more: [operations.len(), keys, resends, lanes].contains(&most),
         })
     }
 }

@@ -167,9 +167,12 @@ CREATE TABLE callbacks (
     caller TEXT COLLATE "C" NOT NULL,
     notice TEXT NOT NULL,
     url TEXT NOT NULL,
+    -- Scheme, host and port of the URL.
+    origin TEXT NOT NULL,
     -- As they go into every attempt, one to a line.
     headers TEXT NOT NULL,
-    body BYTEA NOT NULL,
+    -- Null once it was purged.
+    body BYTEA,
     owed_at BIGINT NOT NULL,
     attempts BIGINT NOT NULL,
     state TEXT NOT NULL,
@@ -185,6 +188,11 @@ CREATE TABLE callbacks (
 ) WITH (fillfactor = 85);
 CREATE INDEX callbacks_by_caller ON callbacks (caller, operation_id, number);
 CREATE INDEX callbacks_by_state ON callbacks (caller, state, operation_id, number);
+-- For the operator, who may look for those of all callers. They are few.
+CREATE INDEX callbacks_undeliverable ON callbacks (operation_id, number)
+    WHERE state = 'undeliverable';
+CREATE INDEX callbacks_to_purge ON callbacks (rested_at)
+    WHERE state = 'delivered' AND body IS NOT NULL;
 
 CREATE TABLE attempts (
     operation_id TEXT COLLATE "C" NOT NULL,
@@ -212,3 +220,37 @@ CREATE TABLE idempotency_keys (
     PRIMARY KEY (caller, key)
 );
 CREATE INDEX idempotency_keys_by_age ON idempotency_keys (first_used_at);
+
+-- Where a receiver has answered 410, and wants nothing any more until the caller says otherwise.
+CREATE TABLE gone_destinations (
+    caller TEXT COLLATE "C" NOT NULL,
+    url TEXT COLLATE "C" NOT NULL,
+    since BIGINT NOT NULL,
+    PRIMARY KEY (caller, url)
+);
+
+-- Bulk resends, and how far each has come. Whoever goes on with one changes callbacks and this row in
+-- one transaction.
+CREATE TABLE resends (
+    id TEXT COLLATE "C" PRIMARY KEY,
+    -- Null where the operator asked for it.
+    asked_by TEXT COLLATE "C",
+    asked_at BIGINT NOT NULL,
+    -- Which callbacks are wanted; null where it does not matter.
+    caller TEXT COLLATE "C",
+    state TEXT NOT NULL,
+    reason TEXT,
+    origin TEXT,
+    since BIGINT,
+    until BIGINT,
+    matched BIGINT NOT NULL,
+    resent BIGINT NOT NULL,
+    -- The last callback that was looked at in this walk, and how many were held back for another one.
+    reached_operation_id TEXT COLLATE "C",
+    reached_number BIGINT,
+    held_back BIGINT NOT NULL,
+    done_at BIGINT
+);
+CREATE INDEX resends_by_asker ON resends (asked_by, id);
+CREATE INDEX resends_under_way ON resends (id) WHERE done_at IS NULL;
+CREATE INDEX resends_done ON resends (done_at) WHERE done_at IS NOT NULL;

@@ -221,17 +221,18 @@ pub(super) async fn insert_callbacks(
         .iter()
         .map(|(owed, place)| (*owed, *place, CallbackStateColumns::from(&owed.callback.state)))
         .collect();
-    let sql = "INSERT INTO callbacks (operation_id, number, caller, notice, url, body, owed_at, \
-        attempts, state, tries, next_attempt_at, give_up_at, reason, rested_at, headers) \
+    let sql = "INSERT INTO callbacks (operation_id, number, caller, notice, url, origin, body, \
+        owed_at, attempts, state, tries, next_attempt_at, give_up_at, reason, rested_at, headers) \
         SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[], \
-        $6::bytea[], $7::bigint[], $8::bigint[], $9::text[], $10::bigint[], $11::bigint[], \
-        $12::bigint[], $13::text[], $14::bigint[], $15::text[])";
+        $6::text[], $7::bytea[], $8::bigint[], $9::bigint[], $10::text[], $11::bigint[], \
+        $12::bigint[], $13::bigint[], $14::text[], $15::bigint[], $16::text[])";
     with_columns!(transaction, "keeping callbacks", sql, owed, |(owed, place, state)|
         ids: owed.callback.id.operation.to_string(),
         numbers: i64::from(owed.callback.id.number),
         callers: place.caller.as_str(),
         notices: Notice::of(owed.owed).0,
         urls: place.url.as_str(),
+        origins: place.origin.as_str(),
         bodies: owed.body.as_ref(),
         owed_at: owed.callback.owed_at.as_millisecond(),
         attempts: i64::from(owed.callback.attempts),
@@ -334,7 +335,9 @@ pub(super) async fn callback_rows(
     if operations.is_empty() {
         return Ok(HashMap::new());
     }
-    let sql = "SELECT callbacks.*, operations.number AS operation, operations.sealed_callback_secret \
+    let sql = "SELECT callbacks.*, operations.number AS operation, operations.sealed_callback_secret, \
+        EXISTS (SELECT 1 FROM gone_destinations WHERE gone_destinations.caller = callbacks.caller \
+        AND gone_destinations.url = callbacks.url) AS is_gone \
         FROM unnest($1::bigint[], $2::bigint[]) AS wanted (operation, number) \
         JOIN operations ON operations.number = wanted.operation \
         JOIN callbacks ON callbacks.operation_id = operations.id \

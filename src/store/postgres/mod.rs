@@ -15,6 +15,7 @@
 mod address;
 mod batch;
 mod connect;
+mod destinations;
 mod dial;
 mod directory;
 mod error;
@@ -23,12 +24,15 @@ mod lives;
 mod reads;
 mod register;
 mod replicas;
+mod resends;
+mod retention;
 mod row;
 mod schedule;
 mod schema;
 mod steps;
 mod time;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -52,9 +56,9 @@ use super::columns::Fields as _;
 use super::handover::Check;
 use super::sealed::{CHECK, CHECK_PLACE};
 use super::{
-    Amended, Amendment, Attempt, CallbackFilter, CallerName, Claimed, Commit, Committed, Forgotten,
-    Migrated, OperationFilter, Page, Registered, Registration, Store, StoreError, StoredCallback,
-    Tracked,
+    Advance, Advanced, Amended, Amendment, Asked, Attempt, Batch, CallbackFilter, CallerName,
+    Claimed, Commit, Committed, Forgotten, GoneDestination, Migrated, OperationFilter, Page,
+    Purged, Registered, Registration, Resend, ResendId, Store, StoreError, StoredCallback, Tracked,
 };
 use crate::callback::CallbackId;
 use crate::clock::SharedClock;
@@ -309,6 +313,78 @@ impl Store for PostgresStore {
         reads::attempts(&self.database, id, limit).await
     }
 
+    async fn latest_attempts(
+        &self,
+        ids: Vec<CallbackId>,
+    ) -> Result<HashMap<CallbackId, Attempt>, StoreError> {
+        reads::latest_attempts(&self.database, &ids).await
+    }
+
+    async fn ask_resend(&self, resend: Resend, live_limit: u32) -> Result<Asked, StoreError> {
+        let resend = Arc::new(resend);
+        let ask = work(move |transaction| {
+            let resend = Arc::clone(&resend);
+            Box::pin(async move { resends::ask(transaction, &resend, live_limit).await })
+        });
+        self.database.transaction(ask).await
+    }
+
+    async fn resend(&self, id: ResendId) -> Result<Option<Resend>, StoreError> {
+        resends::one(&self.database, id).await
+    }
+
+    async fn resends(
+        &self,
+        asked_by: Option<&CallerName>,
+        page: Page<ResendId>,
+    ) -> Result<Vec<Resend>, StoreError> {
+        resends::page(&self.database, asked_by, &page).await
+    }
+
+    async fn resends_under_way(&self, limit: u32) -> Result<Vec<Resend>, StoreError> {
+        resends::under_way(&self.database, limit).await
+    }
+
+    async fn resend_batch(
+        &self,
+        resend: &Resend,
+        limit: u32,
+        now: Timestamp,
+        crowd: u32,
+    ) -> Result<Batch, StoreError> {
+        resends::batch(&self.database, resend, limit, now, crowd).await
+    }
+
+    async fn advance_resend(&self, advance: Arc<Advance>) -> Result<Advanced, StoreError> {
+        let policy = Arc::clone(&self.policy);
+        let advance = work(move |transaction| {
+            let (policy, advance) = (Arc::clone(&policy), Arc::clone(&advance));
+            Box::pin(async move { resends::advance(transaction, &policy, &advance).await })
+        });
+        let advanced = self.database.transaction(advance).await;
+        self.replicas.tell();
+        advanced
+    }
+
+    async fn gone_destinations(
+        &self,
+        caller: &CallerName,
+        page: Page<String>,
+    ) -> Result<Vec<GoneDestination>, StoreError> {
+        destinations::page(&self.database, caller, &page).await
+    }
+
+    async fn bring_back(&self, caller: &CallerName, url: &str) -> Result<bool, StoreError> {
+        destinations::bring_back(&self.database, caller, url).await
+    }
+
+    async fn purge(&self, before: Timestamp, limit: u32) -> Result<Purged, StoreError> {
+        let purge = work(move |transaction| {
+            Box::pin(async move { retention::purge(transaction, before, limit).await })
+        });
+        self.database.transaction(purge).await
+    }
+
     async fn forget(
         &self,
         before: Timestamp,
@@ -319,7 +395,7 @@ impl Store for PostgresStore {
         let last = self.lanes_forgotten_to.load(Ordering::Relaxed);
         let forget = work(move |transaction| {
             Box::pin(async move {
-                let forgotten = steps::forget(transaction, before, keys_before, limit).await?;
+                let forgotten = retention::forget(transaction, before, keys_before, limit).await?;
                 let go_on_after = schedule::forget_lanes(transaction, now, last, limit).await?;
                 Ok((forgotten, go_on_after))
             })

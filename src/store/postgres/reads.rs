@@ -3,9 +3,12 @@
 //! Columns are named one by one. PostgreSQL refuses a prepared `SELECT *` from the moment on that a
 //! newer replica has added a column, for as long as the connection lasts.
 
+use std::collections::HashMap;
+
 use tokio_postgres::types::ToSql;
 
 use super::connect::Database;
+use super::resends::params;
 use super::row::Columns;
 use crate::callback::CallbackId;
 use crate::operation::OperationId;
@@ -22,8 +25,8 @@ const OPERATION: &str = "id, caller, graph_version, graph_id, connection, token_
     last_body";
 
 /// What [`StoredCallback`] is read from.
-const CALLBACK: &str = "operation_id, number, caller, notice, url, headers, body, owed_at, attempts, \
-    state, tries, next_attempt_at, give_up_at, reason, rested_at";
+const CALLBACK: &str = "operation_id, number, caller, notice, url, origin, headers, body, owed_at, \
+    attempts, state, tries, next_attempt_at, give_up_at, reason, rested_at";
 
 /// The operation, whosever it is.
 pub(super) async fn operation(
@@ -74,25 +77,14 @@ pub(super) async fn callbacks(
     filter: CallbackFilter,
     page: Page<CallbackId>,
 ) -> Result<Vec<StoredCallback>, StoreError> {
-    let after = page.after.map(|id| (id.operation.to_string(), i64::from(id.number)));
-    let (after_operation, after_number) = after.unzip();
-    let behind = match after_operation {
-        Some(_) => "AND (operation_id, number) < ($2, $3)",
-        None => "AND $2::text IS NULL AND $3::bigint IS NULL",
-    };
-    let by_state = if filter.state.is_some() { "AND state = $5" } else { "AND $5::text IS NULL" };
-    let by_operation = match filter.operation {
-        Some(_) => "AND operation_id = $6",
-        None => "AND $6::text IS NULL",
-    };
+    let mut conditions = filter.conditions(caller, &page);
+    let most = conditions.parameter(i64::from(page.limit));
     let sql = format!(
-        "SELECT {CALLBACK} FROM callbacks WHERE caller = $1 {behind} {by_state} {by_operation} \
-         ORDER BY operation_id DESC, number DESC LIMIT $4"
+        "SELECT {CALLBACK} FROM callbacks WHERE {} \
+         ORDER BY operation_id DESC, number DESC LIMIT {most}",
+        conditions.sql()
     );
-    let operation = filter.operation.map(|id| id.to_string());
-    let (caller, limit) = (caller.as_str(), i64::from(page.limit));
-    let params: [&(dyn ToSql + Sync); _] =
-        [&caller, &after_operation, &after_number, &limit, &filter.state, &operation];
+    let params = params(conditions.values());
     let found = database.query("listing callbacks", &sql, &params).await?;
     found.iter().map(|row| Columns { table: "callbacks", row }.stored_callback()).collect()
 }
@@ -110,4 +102,28 @@ pub(super) async fn attempts(
     let params: [&(dyn ToSql + Sync); _] = [&operation, &number, &i64::from(limit)];
     let found = database.query("reading attempts", sql, &params).await?;
     found.iter().rev().map(|row| Columns { table: "attempts", row }.attempt()).collect()
+}
+
+/// The latest attempt of each of these callbacks.
+pub(super) async fn latest_attempts(
+    database: &Database,
+    ids: &[CallbackId],
+) -> Result<HashMap<CallbackId, Attempt>, StoreError> {
+    let (operations, callbacks): (Vec<String>, Vec<i64>) =
+        ids.iter().map(|id| (id.operation.to_string(), i64::from(id.number))).unzip();
+    let sql = "SELECT latest.operation_id, latest.callback_number, latest.number, at, took_ms, \
+        status, failure, detail, answer \
+        FROM unnest($1::text[], $2::bigint[]) AS wanted (operation_id, callback) \
+        CROSS JOIN LATERAL (SELECT * FROM attempts \
+        WHERE attempts.operation_id = wanted.operation_id \
+        AND attempts.callback_number = wanted.callback \
+        ORDER BY attempts.number DESC LIMIT 1) AS latest";
+    let found = database.query("reading attempts", sql, &[&operations, &callbacks]).await?;
+    let read = |row| {
+        let columns = Columns { table: "attempts", row };
+        let operation = columns.word("operation_id", |text| text.parse().ok())?;
+        let id = CallbackId { operation, number: columns.number("callback_number")? };
+        Ok((id, columns.attempt()?))
+    };
+    found.iter().map(read).collect()
 }

@@ -7,7 +7,7 @@ use deadpool_postgres::Transaction;
 use super::error::Overtaken;
 use super::row::Columns;
 use super::schedule::{self, Key, Planned};
-use super::{lives, rows};
+use super::{destinations, lives, rows};
 use crate::graph::Credential;
 use crate::lane::{self, LaneName};
 use crate::operation::OperationId;
@@ -171,6 +171,7 @@ async fn refuse_and_find(
     }
     let mut live = live(transaction, &open).await?;
     let connections = connections(transaction, &open).await?;
+    let gone = destinations::gone(transaction, &open).await?;
     let mut existing: HashMap<(CallerName, Vec<u8>), Tracked> = lives::alike(transaction, &open)
         .await?
         .into_iter()
@@ -195,6 +196,10 @@ async fn refuse_and_find(
             *answer = Some(Registered::Existing(Box::new(tracked)));
         } else if *live >= registration.live_limit {
             *answer = Some(Registered::LimitReached);
+        } else if let Some(since) =
+            gone.get(&(registration.caller.clone(), registration.callback_url.clone()))
+        {
+            *answer = Some(Registered::DestinationGone { since: *since });
         } else {
             *live += 1;
         }
@@ -271,7 +276,9 @@ async fn put_keys_right(
                 found.1.push(key.as_str());
                 found.2.push(tracked.operation.id.to_string());
             }
-            Registered::LimitReached | Registered::CredentialGone => {
+            Registered::LimitReached
+            | Registered::CredentialGone
+            | Registered::DestinationGone { .. } => {
                 refused.0.push(caller);
                 refused.1.push(key.as_str());
             }

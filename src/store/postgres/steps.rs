@@ -14,7 +14,8 @@ use super::error::{Context as _, Overtaken, for_another};
 use super::lives::{self, Became};
 use super::row::Columns;
 use super::schedule::{self, HandedOut, Key, Planned, Settled};
-use super::{directory, rows};
+use super::{destinations, directory, rows};
+use crate::callback::Callback;
 use crate::courier::{ExtraHeader, Signers};
 use crate::graph::{self, AccessToken, Credential};
 use crate::lane::{self, LaneName};
@@ -22,8 +23,8 @@ use crate::operation::{Agenda, OperationId, after};
 use crate::store::columns::{CredentialColumns, Fields as _};
 use crate::store::sealed::{self, callback_secret_place, token_place};
 use crate::store::{
-    Amended, Amendment, CallerName, Change, Claim, Claimed, Commit, Committed, Forgotten, Identity,
-    Message, OwedCallback, Step, StoreError, Tracked, Work,
+    Amended, Amendment, CallerName, Change, Claim, Claimed, Commit, Committed, Identity, Message,
+    OwedCallback, ResendChange, Step, StoreError, Tracked, Work,
 };
 use crate::vault::Vault;
 
@@ -126,13 +127,15 @@ impl Materials {
                 .map_err(|error| columns.inconsistent("sealed_callback_secret", error))?;
             signers = Signers::only(secret);
         }
+        let Some(body) = stored.body else { return Ok(None) };
         Ok(Some(Work::Attempt(Box::new(Message {
             callback: stored.callback,
             url: stored.url,
             headers: stored.headers,
-            body: stored.body,
+            body,
             extra_headers,
             signers,
+            is_gone: Columns { table: "callbacks", row }.get("is_gone")?,
         }))))
     }
 
@@ -279,13 +282,15 @@ async fn change(
 ) -> Result<Vec<Plan>, StoreError> {
     let (mut operations, mut owed): (Vec<Became<'_>>, Vec<&OwedCallback>) = (vec![], vec![]);
     let (mut callbacks, mut attempts, mut handed_back) = (vec![], vec![], vec![]);
+    let mut gone = Vec::new();
     for commit in commits {
         match &commit.change {
             Change::Operation { after, body, owed: its } => {
                 operations.push((after, body.as_ref()));
                 owed.extend(its.as_ref());
             }
-            Change::Callback { after, attempt } => {
+            Change::Callback { after, attempt, destination_gone } => {
+                gone.extend(destination_gone.then_some((after.id, commit.at)));
                 callbacks.push(after);
                 attempts.extend(attempt.as_ref().map(|attempt| (after.id, attempt)));
             }
@@ -297,6 +302,7 @@ async fn change(
 
     lives::insert_attempts(transaction, &attempts).await?;
     lives::update_callbacks(transaction, &callbacks).await?;
+    destinations::mark(transaction, &gone).await?;
     let ids = callbacks.iter().map(|it| it.id.operation);
     let places = lives::places(transaction, ids).await?;
     for callback in callbacks {
@@ -410,14 +416,20 @@ pub(super) async fn amend(
             }
             plans
         }
-        Amendment::Callback { before, after } => {
+        Amendment::Callback { before, after, destination_back } => {
             let sql = "SELECT * FROM callbacks WHERE operation_id = $1 AND number = $2 FOR UPDATE";
             let found = rows(transaction, doing, sql, &[&id.to_string(), &callback]).await?;
             let Some(row) = found.first() else { return Ok(Amended::Overtaken) };
-            if (Columns { table: "callbacks", row }).callback()? != *before {
+            let stored = Columns { table: "callbacks", row }.stored_callback()?;
+            let is_purged = stored.body.is_none();
+            if stored.callback != *before || is_purged && after.state.rested_at().is_none() {
                 return Ok(Amended::Overtaken);
             }
             lives::update_callbacks(transaction, &[after]).await?;
+            if *destination_back {
+                let ids = std::iter::once(after.id);
+                destinations::bring_back_since(transaction, ids, Timestamp::MAX).await?;
+            }
             let places = lives::places(transaction, std::iter::once(id)).await?;
             let plan = places.get(&id).map(|place| Plan {
                 key: Key { operation: place.number, callback },
@@ -489,36 +501,28 @@ async fn replace(
     Ok(Some(Plan { key, lane: LaneOf::Number(lane), agenda: Agenda { step_at, lapse_at: None } }))
 }
 
-pub(super) async fn forget(
+/// Sends callbacks again that are locked, together with their operations.
+pub(super) async fn resend(
     transaction: &Transaction<'_>,
-    before: Timestamp,
-    keys_before: Timestamp,
-    limit: u32,
-) -> Result<Forgotten, StoreError> {
-    let doing = "forgetting operations";
-    let (before, most) = (before.as_millisecond(), i64::from(limit));
-    let at_rest = "NOT EXISTS (SELECT 1 FROM callbacks WHERE operation_id = operations.id \
-        AND (rested_at IS NULL OR rested_at >= $1))";
-    // What another replica is forgetting is left to it.
-    let sql = format!(
-        "SELECT number FROM operations WHERE rested_at < $1 AND {at_rest} \
-        ORDER BY number LIMIT $2 FOR UPDATE SKIP LOCKED"
-    );
-    let found = rows(transaction, doing, &sql, &[&before, &most]).await?;
-    let number = |row| Columns { table: "operations", row }.get("number");
-    let found: Vec<i64> = found.iter().map(number).collect::<Result<_, _>>()?;
-    // A statement of its own, which sees a resend that was asked for before the lock was ours.
-    // Callbacks and attempts go with their operation.
-    let sql =
-        format!("DELETE FROM operations WHERE number = ANY($2) AND {at_rest} RETURNING number");
-    let operations = rows(transaction, doing, &sql, &[&before, &found]).await?;
-    let sql = "DELETE FROM idempotency_keys WHERE (caller, key) IN (SELECT caller, key \
-        FROM idempotency_keys WHERE first_used_at < $1 \
-        ORDER BY caller, key LIMIT $2 FOR UPDATE SKIP LOCKED) RETURNING 1";
-    let (doing, keys_before) = ("forgetting idempotency keys", keys_before.as_millisecond());
-    let keys = rows(transaction, doing, sql, &[&keys_before, &most]).await?;
-    Ok(Forgotten {
-        operations: u32::try_from(operations.len()).unwrap_or(u32::MAX),
-        more: [operations.len(), keys.len()].contains(&(limit as usize)),
-    })
+    policy: &lane::Policy,
+    changes: &[&ResendChange],
+) -> Result<(), StoreError> {
+    let became: Vec<&Callback> = changes.iter().map(|it| &it.after).collect();
+    lives::update_callbacks(transaction, &became).await?;
+    let places = lives::places(transaction, became.iter().map(|it| it.id.operation)).await?;
+    let place =
+        |it: &Callback| Some((places.get(&it.id.operation)?, it.id.number, it.state.agenda()));
+    let placed: Vec<_> = became.iter().filter_map(|it| place(it)).collect();
+    let names = placed.iter().map(|(place, ..)| place.callback_lane()).collect();
+    let lanes = schedule::lanes(transaction, policy, names).await?;
+    let mut planned = Vec::with_capacity(placed.len());
+    for (place, number, agenda) in placed {
+        // It was forgotten in between.
+        let lane = lanes.get(&place.callback_lane()).copied();
+        let lane = lane.ok_or_else(|| StoreError::Unavailable(Overtaken.into()))?;
+        let key = Key { operation: place.number, callback: number.into() };
+        planned.push(Planned { key, lane, agenda });
+    }
+    schedule::plan(transaction, &planned).await?;
+    schedule::announce(transaction, policy, &BTreeMap::new(), &planned).await
 }

@@ -112,9 +112,9 @@ pub(super) fn update_operation(
         earliest_poll_at = :earliest_poll_at, outcome = :outcome, rested_at = :rested_at, \
         last_body = coalesce(:body, last_body), \
         sealed_token = CASE WHEN :rested_at IS NULL THEN sealed_token END \
-        WHERE id = :id RETURNING number, lane, caller, callback_url";
+        WHERE id = :id RETURNING number, lane, caller, callback_url, callback_origin";
     let mut statement = connection.prepare_cached(sql).context("updating an operation")?;
-    let (number, lane, caller, url): (i64, i64, String, String) = statement
+    let (number, lane, caller, url, origin): (i64, i64, String, String, String) = statement
         .query_row(
             named_params! {
                 ":id": id,
@@ -133,7 +133,7 @@ pub(super) fn update_operation(
                 ":rested_at": state.rested_at,
                 ":body": body.map(Bytes::as_ref),
             },
-            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)),
+            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?)),
         )
         .context("updating an operation")?;
     let key = Key { operation: number, callback: 0 };
@@ -145,7 +145,7 @@ pub(super) fn update_operation(
         directory::count_live(connection, &caller, -1)?;
     }
     let Some(owed) = owed else { return Ok(()) };
-    insert_callback(connection, owed, &caller, &url)?;
+    insert_callback(connection, owed, &caller, (&url, &origin))?;
     plan_callback(connection, policy, &owed.callback)
 }
 
@@ -153,13 +153,13 @@ fn insert_callback(
     connection: &Connection,
     owed: &OwedCallback,
     caller: &str,
-    url: &str,
+    (url, origin): (&str, &str),
 ) -> Result<(), StoreError> {
     let callback = &owed.callback;
     let state = CallbackStateColumns::from(&callback.state);
-    let sql = "INSERT INTO callbacks (operation_id, number, caller, notice, url, headers, \
+    let sql = "INSERT INTO callbacks (operation_id, number, caller, notice, url, origin, headers, \
         body, owed_at, attempts, state, tries, next_attempt_at, give_up_at, reason, rested_at) \
-        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)";
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)";
     let inserted = connection.prepare_cached(sql).and_then(|mut statement| {
         statement.execute(params![
             callback.id.operation.to_string(),
@@ -167,6 +167,7 @@ fn insert_callback(
             caller,
             Notice::of(owed.owed).0,
             url,
+            origin,
             owed.headers.as_str(),
             owed.body.as_ref(),
             callback.owed_at.as_millisecond(),

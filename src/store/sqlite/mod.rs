@@ -5,6 +5,7 @@
 //! process from the same database, whose writer would not know of ours.
 
 mod checkpoint;
+mod destinations;
 mod directory;
 mod error;
 mod export;
@@ -12,6 +13,8 @@ mod lives;
 mod lock;
 mod log;
 mod reader;
+mod resends;
+mod retention;
 mod row;
 mod schedule;
 mod schema;
@@ -19,6 +22,7 @@ mod sound;
 mod steps;
 mod writer;
 
+use std::collections::HashMap;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -29,7 +33,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, ErrorCode, OptionalExtension as _, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension as _, params, params_from_iter};
 
 use self::directory::KnownDirectory;
 use self::error::Context;
@@ -39,9 +43,9 @@ use self::writer::Writer;
 use super::handover::Check;
 use super::sealed::{CHECK, CHECK_PLACE};
 use super::{
-    Amended, Amendment, Attempt, CallbackFilter, CallerName, Claimed, Commit, Committed, Forgotten,
-    Migrated, OperationFilter, Page, Registered, Registration, Store, StoreError, StoredCallback,
-    Tracked,
+    Advance, Advanced, Amended, Amendment, Asked, Attempt, Batch, CallbackFilter, CallerName,
+    Claimed, Commit, Committed, Forgotten, GoneDestination, Migrated, OperationFilter, Page,
+    Purged, Registered, Registration, Resend, ResendId, Store, StoreError, StoredCallback, Tracked,
 };
 use crate::callback::CallbackId;
 use crate::lane;
@@ -350,32 +354,14 @@ impl Store for SqliteStore {
         filter: CallbackFilter,
         page: Page<CallbackId>,
     ) -> Result<Vec<StoredCallback>, StoreError> {
-        let caller = caller.clone();
+        let conditions = filter.conditions(caller, &page);
         let list = move |database: &Connection| {
-            let after = page.after.map(|id| (id.operation.to_string(), id.number));
-            let (after_operation, after_number) = after.unzip();
-            let behind = match after_operation {
-                Some(_) => "AND (operation_id, number) < (?2, ?3)",
-                None => "AND ?2 IS ?3",
-            };
-            let by_state = if filter.state.is_some() { "AND state = ?5" } else { "AND ?5 IS NULL" };
-            let by_operation = match filter.operation {
-                Some(_) => "AND operation_id = ?6",
-                None => "AND ?6 IS NULL",
-            };
             let sql = format!(
-                "SELECT * FROM callbacks WHERE caller = ?1 {behind} {by_state} {by_operation} \
-                 ORDER BY operation_id DESC, number DESC LIMIT ?4"
+                "SELECT * FROM callbacks WHERE {} ORDER BY operation_id DESC, number DESC LIMIT {}",
+                conditions.sql(),
+                page.limit
             );
-            let operation = filter.operation.map(|id| id.to_string());
-            let params = params![
-                caller.as_str(),
-                after_operation,
-                after_number,
-                page.limit,
-                filter.state,
-                operation,
-            ];
+            let params = params_from_iter(conditions.values());
             list(database, &sql, params, lives::stored_callback)
         };
         self.readers.run(list).await
@@ -383,6 +369,91 @@ impl Store for SqliteStore {
 
     async fn attempts(&self, id: CallbackId, limit: u32) -> Result<Vec<Attempt>, StoreError> {
         self.readers.run(move |database| steps::attempts(database, id, limit)).await
+    }
+
+    async fn latest_attempts(
+        &self,
+        ids: Vec<CallbackId>,
+    ) -> Result<HashMap<CallbackId, Attempt>, StoreError> {
+        let latest = move |database: &Connection| {
+            let mut found = HashMap::new();
+            for id in ids {
+                found.extend(steps::attempts(database, id, 1)?.pop().map(|it| (id, it)));
+            }
+            Ok(found)
+        };
+        self.readers.run(latest).await
+    }
+
+    async fn ask_resend(&self, resend: Resend, live_limit: u32) -> Result<Asked, StoreError> {
+        let counted = resend.clone();
+        let matched = self.readers.run(move |database| resends::count(database, &counted)).await?;
+        let resend = Resend { matched, ..resend };
+        self.writer.run(move |database| resends::ask(database, &resend, live_limit)).await
+    }
+
+    async fn resend(&self, id: ResendId) -> Result<Option<Resend>, StoreError> {
+        self.readers.run(move |database| resends::one(database, id)).await
+    }
+
+    async fn resends(
+        &self,
+        asked_by: Option<&CallerName>,
+        page: Page<ResendId>,
+    ) -> Result<Vec<Resend>, StoreError> {
+        let asked_by = asked_by.cloned();
+        let list = move |database: &Connection| resends::page(database, asked_by.as_ref(), &page);
+        self.readers.run(list).await
+    }
+
+    async fn resends_under_way(&self, limit: u32) -> Result<Vec<Resend>, StoreError> {
+        self.readers.run(move |database| resends::under_way(database, limit)).await
+    }
+
+    async fn resend_batch(
+        &self,
+        resend: &Resend,
+        limit: u32,
+        now: Timestamp,
+        crowd: u32,
+    ) -> Result<Batch, StoreError> {
+        let resend = resend.clone();
+        let batch = move |database: &Connection| {
+            let mut batch = resends::batch(database, &resend, limit)?;
+            for (lane, waiting) in &mut batch.waiting {
+                *waiting = schedule::waiting(database, lane, now, crowd)?;
+            }
+            Ok(batch)
+        };
+        self.readers.run(batch).await
+    }
+
+    async fn advance_resend(&self, advance: Arc<Advance>) -> Result<Advanced, StoreError> {
+        let policy = self.policy.clone();
+        self.writer.run(move |database| resends::advance(database, &policy, &advance)).await
+    }
+
+    async fn gone_destinations(
+        &self,
+        caller: &CallerName,
+        page: Page<String>,
+    ) -> Result<Vec<GoneDestination>, StoreError> {
+        let caller = caller.clone();
+        self.readers.run(move |database| destinations::page(database, &caller, &page)).await
+    }
+
+    async fn bring_back(&self, caller: &CallerName, url: &str) -> Result<bool, StoreError> {
+        let (caller, url) = (caller.clone(), url.to_owned());
+        let back =
+            move |database: &Connection| destinations::bring_back(database, caller.as_str(), &url);
+        self.writer.run(back).await
+    }
+
+    async fn purge(&self, before: Timestamp, limit: u32) -> Result<Purged, StoreError> {
+        let purge = move |database: &Connection| retention::purge(database, before, limit);
+        let purged = self.writer.run(purge).await?;
+        let more = self.writer.run(retention::shrink).await?;
+        Ok(Purged { more: purged.more || more, ..purged })
     }
 
     async fn forget(
@@ -397,13 +468,15 @@ impl Store for SqliteStore {
         let unused = self.readers.run(find).await?;
         let go_on_after = unused.last().copied().filter(|_| unused.len() == limit as usize);
         let forget = move |database: &Connection| {
-            let forgotten = steps::forget(database, before, keys_before, limit)?;
+            let forgotten = retention::forget(database, before, keys_before, limit)?;
             schedule::forget_lanes(database, &unused, now)?;
             Ok(forgotten)
         };
         let forgotten = self.writer.run(forget).await?;
+        let is_large = self.writer.run(retention::shrink).await?;
         self.lanes_forgotten_to.store(go_on_after.unwrap_or_default(), Ordering::Relaxed);
-        Ok(Forgotten { more: forgotten.more || go_on_after.is_some(), ..forgotten })
+        let more = forgotten.more || go_on_after.is_some() || is_large;
+        Ok(Forgotten { more, ..forgotten })
     }
 }
 

@@ -264,6 +264,21 @@ pub(super) fn forget_lanes(
     Ok(())
 }
 
+/// How many steps are due on a lane and wait for their turn, counted no further than to `most`.
+pub(super) fn waiting(
+    connection: &Connection,
+    lane: &LaneName,
+    now: Timestamp,
+    most: u32,
+) -> Result<u32, StoreError> {
+    let doing = "counting what waits";
+    let sql = "SELECT count(*) FROM (SELECT 1 FROM steps \
+        WHERE lane = (SELECT lane FROM lanes WHERE name = ?1) AND due_at <= ?2 LIMIT ?3)";
+    let mut statement = connection.prepare_cached(sql).context(doing)?;
+    let row = params![lane.to_string(), now.as_millisecond(), most];
+    statement.query_row(row, |row| row.get(0)).context(doing)
+}
+
 /// When a claim may next find something.
 pub(super) fn next_due(connection: &Connection) -> Result<Option<Timestamp>, StoreError> {
     let sql = "SELECT min(at) AS at FROM (SELECT min(ready_at) AS at FROM lanes \

@@ -11,7 +11,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::error::Context;
 use super::row::Columns;
 use super::schedule::Settled;
-use super::{directory, lives, schedule};
+use super::{destinations, directory, lives, schedule};
 use crate::callback::CallbackId;
 use crate::courier::{ExtraHeader, Signers};
 use crate::graph::Credential;
@@ -19,8 +19,8 @@ use crate::lane::{self, LaneName};
 use crate::operation::after;
 use crate::store::columns::Fields as _;
 use crate::store::{
-    Amended, Amendment, Attempt, CallerName, Change, Claim, Claimed, Commit, Committed, Forgotten,
-    Idempotency, Message, Registered, Registration, Step, StoreError, Work,
+    Amended, Amendment, Attempt, CallerName, Change, Claim, Claimed, Commit, Committed, Idempotency,
+    Message, Registered, Registration, Step, StoreError, StoredCallback, Work,
 };
 use crate::vault::Vault;
 
@@ -46,6 +46,16 @@ pub(super) fn register(
     let existing = lives::alike(database, registration)?;
     if existing.is_none() && live >= registration.live_limit {
         return Ok(Registered::LimitReached);
+    }
+    if existing.is_none() {
+        let gone = destinations::gone_since(
+            database,
+            registration.caller.as_str(),
+            &registration.callback_url,
+        )?;
+        if let Some(since) = gone {
+            return Ok(Registered::DestinationGone { since });
+        }
     }
     if let Some(idempotency) = &registration.idempotency {
         let found = existing.as_ref().map(|it| it.operation.id);
@@ -162,13 +172,16 @@ fn work(
         )),
     };
     let own = lives::callback_secret(database, vault, stored.callback.id.operation)?;
+    let gone_since = destinations::gone_since(database, stored.caller.as_str(), &stored.url)?;
+    let Some(body) = stored.body else { return Ok(None) };
     Ok(Some(Work::Attempt(Box::new(Message {
         callback: stored.callback,
         url: stored.url,
         headers: stored.headers,
-        body: stored.body,
+        body,
         extra_headers: extra_headers.clone(),
         signers: own.map_or_else(|| signers.clone(), Signers::only),
+        is_gone: gone_since.is_some(),
     }))))
 }
 
@@ -181,7 +194,7 @@ pub(super) fn commit(
     let mut committed = Vec::with_capacity(commits.len());
     for Commit { claim, change, report, at } in commits {
         committed.push(if schedule::holds(database, claim.step, claim.token)? {
-            self::change(database, policy, claim, change)?;
+            self::change(database, policy, claim, change, *at)?;
             Committed::Saved
         } else {
             Committed::LeaseLost
@@ -204,14 +217,18 @@ fn change(
     policy: &lane::Policy,
     claim: &Claim,
     change: &Change,
+    at: Timestamp,
 ) -> Result<(), StoreError> {
     match (claim.step, change) {
         (_, Change::Operation { after, body, owed }) => {
             lives::update_operation(database, policy, after, body.as_ref(), owed.as_ref())?;
         }
-        (_, Change::Callback { after, attempt }) => {
+        (_, Change::Callback { after, attempt, destination_gone }) => {
             if let Some(attempt) = attempt {
                 insert_attempt(database, after.id, attempt)?;
+            }
+            if *destination_gone {
+                destinations::mark(database, after.id, at)?;
             }
             lives::update_callback(database, policy, after)?;
         }
@@ -254,10 +271,14 @@ pub(super) fn amend(
                 lives::update_operation(database, policy, after, None, owed.as_ref())?;
             }
         }
-        Amendment::Callback { before, after } => {
+        Amendment::Callback { before, after, destination_back } => {
             let found = lives::callback(database, before.id)?;
-            if found.is_none_or(|it| it.callback != *before) {
-                return Ok(Amended::Overtaken);
+            let is_same = |it: &StoredCallback| {
+                it.callback == *before && (it.body.is_some() || after.state.rested_at().is_some())
+            };
+            let Some(stored) = found.filter(is_same) else { return Ok(Amended::Overtaken) };
+            if *destination_back {
+                destinations::bring_back(database, stored.caller.as_str(), &stored.url)?;
             }
             lives::update_callback(database, policy, after)?;
         }
@@ -306,29 +327,7 @@ pub(super) fn attempts(
     Ok(attempts)
 }
 
-pub(super) fn forget(
-    database: &Connection,
-    before: Timestamp,
-    keys_before: Timestamp,
-    limit: u32,
-) -> Result<Forgotten, StoreError> {
-    // Callbacks and attempts go with their operation.
-    let sql = "DELETE FROM operations WHERE id IN (SELECT id FROM operations \
-        WHERE rested_at < ?1 AND NOT EXISTS (SELECT 1 FROM callbacks \
-        WHERE operation_id = operations.id AND (rested_at IS NULL OR rested_at >= ?1)) LIMIT ?2)";
-    let row = params![before.as_millisecond(), limit];
-    let operations = execute(database, sql, row, "forgetting operations")?;
-    let sql = "DELETE FROM idempotency_keys WHERE (caller, key) IN (SELECT caller, key \
-        FROM idempotency_keys WHERE first_used_at < ?1 LIMIT ?2)";
-    let row = params![keys_before.as_millisecond(), limit];
-    let keys = execute(database, sql, row, "forgetting idempotency keys")?;
-    Ok(Forgotten {
-        operations: u32::try_from(operations).unwrap_or(u32::MAX),
-        more: [operations, keys].contains(&(limit as usize)),
-    })
-}
-
-fn execute(
+pub(super) fn execute(
     database: &Connection,
     sql: &str,
     params: impl rusqlite::Params,

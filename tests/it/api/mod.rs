@@ -7,6 +7,7 @@
 mod access;
 mod callback_settings;
 mod callback_urls;
+mod destinations;
 mod document;
 mod listener;
 mod lists;
@@ -16,6 +17,7 @@ mod references;
 mod refused_settings;
 mod registering;
 mod registrations;
+mod resends;
 mod settings;
 mod signing_keys;
 mod unknown;

@@ -14,6 +14,8 @@ async fn every_list_takes_its_own_query_and_no_other() {
     for (path, has_states, by_operator) in [
         ("/v1/operations", true, false),
         ("/v1/callbacks", true, false),
+        ("/v1/callbacks/resends", false, false),
+        ("/v1/admin/callbacks/resends", false, true),
         ("/v1/admin/callers", false, true),
     ] {
         let row = |query: &'static str, refusal| -> Row {

@@ -201,7 +201,7 @@ async fn a_lane_that_was_served_by_a_clock_that_went_back_is_ready_all_the_same(
     let event = callback::Event::ResendRequested;
     let decision = callback::decide(&callback::Policy::default(), &callback, event, now);
     let callback::Decision::Become(again) = decision else { panic!("{decision:?}") };
-    let amendment = Amendment::Callback { before: callback, after: again };
+    let amendment = Amendment::Callback { before: callback, after: again, destination_back: false };
     assert_eq!(bench.amend(amendment).await.unwrap(), Amended::Saved);
     assert_eq!(steps(&bench.claim_at(now, 1).await), [Step::Callback(id)].into());
 }

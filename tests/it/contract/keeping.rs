@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use engagement_bridge::callback::Reply;
+use engagement_bridge::callback::{self, CallbackId, Reply};
 use engagement_bridge::clock::Clock;
 use engagement_bridge::courier::{ExtraHeader, Format, SigningKey, SigningSecret, Trace};
 use engagement_bridge::graph::Credential;
@@ -13,7 +13,7 @@ use engagement_bridge::operation::{
 };
 use engagement_bridge::store::{
     Amended, Amendment, CallbackFilter, Committed, Idempotency, Identity, OperationFilter, Page,
-    Registered, Registration, Rotation, Work,
+    Purged, Registered, Registration, Rotation, Work,
 };
 use engagement_bridge::worker::{Retention, forget_what_rests};
 use jiff::Timestamp;
@@ -40,6 +40,8 @@ laws![
     attempts_are_kept_in_order,
     lists_are_paged_newest_first_and_filtered,
     what_rests_is_forgotten_in_time_and_nothing_else,
+    what_was_delivered_is_purged_in_time_and_nothing_else,
+    what_was_purged_is_not_sent_again,
     whoever_repeats_forgetting_comes_by_everything,
 ];
 
@@ -184,7 +186,7 @@ async fn a_settled_operation_and_its_callback_appear_together(bench: &Bench) {
     assert_eq!(stored.callback.owed_at, now);
     assert_eq!(stored.notice.0, "succeeded");
     assert_eq!(stored.url, tracked.callback_url);
-    assert_eq!(stored.body, body("{\"it\":\"is told\"}"));
+    assert_eq!(stored.body, Some(body("{\"it\":\"is told\"}")));
     let headers = [("content-type", "application/json"), ("x", "a: b")];
     assert_eq!(stored.headers.iter().collect::<Vec<_>>(), headers);
 
@@ -414,6 +416,57 @@ async fn what_rests_is_forgotten_in_time_and_nothing_else(bench: &Bench) {
     bench.keep([keyed]).await;
     let due = bench.claim_at(after(120), 10).await;
     assert!(due.iter().any(|it| matches!(it.work, Work::Attempt(_))), "still owed");
+}
+
+/// Registers these operations and brings their callbacks to rest, at so many seconds each.
+async fn told(bench: &Bench, numbers: impl IntoIterator<Item = (u32, Reply)>) {
+    for (n, reply) in numbers {
+        let url = format!("https://app.example.com/{n}");
+        bench.keep([Registration { callback_url: url, ..registration(n) }]).await;
+        let at = after(u64::from(n) * 100);
+        bench.settle_one(at).await;
+        bench.commit_one(attempted(bench.claim_one(at).await, reply, at)).await;
+    }
+}
+
+async fn what_was_delivered_is_purged_in_time_and_nothing_else(bench: &Bench) {
+    let replies = [Reply::Accepted, Reply::Gone, Reply::Accepted, Reply::Accepted];
+    told(bench, (1..).zip(replies)).await;
+    let contents = async |n: u128| {
+        let id = CallbackId { operation: OperationId(n), number: 1 };
+        let stored = bench.callback(id).await.unwrap().unwrap();
+        let attempts = bench.attempts(id, 9).await.unwrap();
+        let last_body = bench.operation(OperationId(n)).await.unwrap().unwrap().last_body;
+        (stored.body.is_some(), attempts.len(), last_body.is_some())
+    };
+    let purge = async |before, limit| bench.purge(before, limit).await.unwrap();
+    assert_eq!(purge(after(100), 9).await, Purged { callbacks: 0, more: false });
+    assert_eq!(purge(after(400), 1).await, Purged { callbacks: 1, more: true });
+    assert_eq!(purge(after(400), 1).await, Purged { callbacks: 1, more: true });
+    assert_eq!(purge(after(400), 1).await, Purged { callbacks: 0, more: false });
+    let (kept, purged) = ((true, 1, true), (false, 0, false));
+    for (n, expected) in [(1, purged), (2, kept), (3, purged), (4, kept)] {
+        assert_eq!(contents(n).await, expected, "{n}");
+    }
+    // They are known all the same.
+    let page = Page { after: None, limit: 9 };
+    let delivered = CallbackFilter { state: Some("delivered"), ..CallbackFilter::default() };
+    assert_eq!(bench.callbacks(&caller("contoso"), delivered, page).await.unwrap().len(), 3);
+    assert_eq!(bench.forget(after(101), NOON, after(400), 9).await.unwrap().operations, 1);
+}
+
+async fn what_was_purged_is_not_sent_again(bench: &Bench) {
+    told(bench, [(1, Reply::Accepted)]).await;
+    let id = CallbackId { operation: OperationId(1), number: 1 };
+    let before = bench.callback(id).await.unwrap().unwrap().callback;
+    let policy = callback::Policy::default();
+    let event = callback::Event::ResendRequested;
+    let decision = callback::decide(&policy, &before, event, after(200));
+    let callback::Decision::Become(again) = decision else { panic!("it is at rest") };
+    assert_eq!(bench.purge(after(150), 9).await.unwrap().callbacks, 1);
+    let amendment = Amendment::Callback { before, after: again, destination_back: false };
+    assert_eq!(bench.amend(amendment).await.unwrap(), Amended::Overtaken);
+    assert_eq!(bench.next_due().await.unwrap(), None);
 }
 
 /// A few at a time; and behind what is kept, too: lanes on which a blocked operation waits, and such

@@ -2,8 +2,10 @@
 
 mod alike;
 mod claiming;
+mod destinations;
 mod directory;
 mod keeping;
+mod resends;
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -157,7 +159,8 @@ pub(crate) fn attempted(claimed: Claimed, reply: callback::Reply, at: Timestamp)
         detail: None,
         answer: support::body("fine"),
     };
-    let change = Change::Callback { after, attempt: Some(attempt) };
+    let destination_gone = event.destination() == Some(callback::Destination::Gone);
+    let change = Change::Callback { after, attempt: Some(attempt), destination_gone };
     Commit { claim, change, report: Report::of_attempt(reply), at }
 }
 

@@ -82,6 +82,31 @@ async fn callers_and_connections_are_added_alike_with_and_without_a_running_brid
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn callbacks_are_sent_again_by_whatever_bridge_runs_next() {
+    let sandbox = sandbox().await;
+    let home = Home::new(sandbox.root());
+    home.add_shop().await;
+    let resend = ["callbacks", "resend", "--caller", "shop", "--reason", "attemptsSpent"];
+    let asked = home.json(&resend).await;
+    assert_eq!((&asked["state"], &asked["matched"]), (&"underWay".into(), &0.into()));
+    let waiting = home.run(&[&resend[..], &["--wait"]].concat()).await;
+    assert_eq!(waiting.status.code(), Some(1));
+    assert!(complaint(&waiting).contains("by the next bridge to run"), "{waiting:?}");
+
+    let serve = home.serve().await;
+    let done =
+        home.json(&["callbacks", "resend", "--wait", "--since", "2027-01-15T08:00:00Z"]).await;
+    assert_eq!((&done["state"], &done["skipped"]), (&"done".into(), &0.into()));
+    let listed = home.json(&["callbacks", "resends"]).await;
+    let ids: Vec<_> = listed["resends"].as_array().unwrap().iter().map(|it| &it["id"]).collect();
+    assert_eq!(ids, [&done["id"], &asked["id"]], "one is as it was asked for twice");
+    let slip = home.run(&["callbacks", "resend", "--reason", "bored"]).await;
+    assert_eq!(slip.status.code(), Some(1));
+    assert!(complaint(&slip).contains("reason: one of `gone`"), "{slip:?}");
+    assert!(serve.terminate().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_healthcheck_tells_a_bridge_that_runs_from_one_that_does_not() {
     let sandbox = sandbox().await;
     let home = Home::new(sandbox.root());

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use engagement_bridge::callback::{self, CallbackId, Reason, Reply};
 use engagement_bridge::operation::{Answer, OperationId, Outcome, State, Verdict};
-use engagement_bridge::store::{StoredCallback, Tracked};
+use engagement_bridge::store::{ResendId, StoredCallback, Tracked};
 use jiff::Timestamp;
 
 use super::outside::{Record, RecordedAttempt, RecordedPoll, number_in};
@@ -43,11 +43,13 @@ pub(crate) fn judge(ending: &Ending) -> Verdicts {
         it_was_never_contradicted(tracked, &record)?;
         that_it_runs_is_told_once_where_that_is_wanted(plan, tracked, &record, &ending.callbacks)?;
     }
+    a_bulk_resend_is_granted_once(ending, &record)?;
     if plan.has_a_house_without_stalls() {
-        nothing_is_told_twice(ending, &record)?;
+        nothing_is_told_twice(&record)?;
     }
     if plan.has_a_calm_house() {
         a_pause_is_kept(&record)?;
+        nothing_goes_where_nothing_is_wanted(&record)?;
         nobody_waits_for_others(plan, ending, &record)?;
     }
     Ok(())
@@ -212,7 +214,10 @@ fn it_was_told_or_is_listed(
                     by_its_clock.unwrap_or_default()
                 };
                 let true_reason = match reason {
-                    Reason::Gone => replied(Reply::Gone),
+                    // To this one, or to another one at the same destination.
+                    Reason::Gone => record.attempts.iter().any(|it| {
+                        it.receiver == number_in(&stored.url) && it.reply == Some(Reply::Gone)
+                    }),
                     Reason::AddressRefused => replied(Reply::AddressRefused),
                     Reason::AttemptsSpent => callbacks_policy().schedule.len() <= attempts.len(),
                     // An attempt that would come behind the end is not waited for.
@@ -278,14 +283,48 @@ fn that_it_runs_is_told_once_where_that_is_wanted(
     Ok(())
 }
 
+/// What a bulk resend was asked for is sent again by it, each callback once, or by another wish; and
+/// nothing else is.
+fn a_bulk_resend_is_granted_once(ending: &Ending, record: &Record) -> Verdicts {
+    for (_, done) in &ending.done {
+        let Done::AskedForBulk(id) = done else { continue };
+        hold!(ending.resends.iter().any(|it| it.id == *id), "{id} was accepted and is gone");
+    }
+    for resend in &ending.resends {
+        let id = resend.id;
+        hold!(resend.done_at.is_some(), "{id} is still under way");
+        let (wanted, before) = &record.bulks[&id];
+        hold!(resend.matched == wanted.len() as u64, "{resend:?} was for {wanted:?}");
+        let of_it = |it: &&(Option<ResendId>, CallbackId)| it.0 == Some(id);
+        let mut sent: Vec<CallbackId> = record.resent.iter().filter(of_it).map(|it| it.1).collect();
+        hold!(resend.resent == sent.len() as u64, "{resend:?} has sent {sent:?} again");
+        sent.sort_unstable();
+        let is_unique = sent.windows(2).all(|pair| pair[0] != pair[1]);
+        // What rests by a clock that has gone back may be taken for what rested before.
+        let is_unique = is_unique || ending.outside.plan.clock_went_back();
+        hold!(is_unique, "{id} has sent one twice: {sent:?}");
+        let strange = sent.iter().find(|it| !wanted.contains(it));
+        // In a house that is not calm, what came to rest before may be known only later.
+        let is_calm = ending.outside.plan.has_a_calm_house();
+        hold!(
+            strange.is_none() || !is_calm,
+            "{id} has sent {strange:?} again, which was not wanted"
+        );
+        let since = &record.resent[*before..];
+        let left = wanted.iter().find(|it| !since.iter().any(|(_, sent)| sent == *it));
+        hold!(left.is_none(), "{id} has left {left:?} as it was");
+    }
+    Ok(())
+}
+
 /// Calls of the store that fail, and say so or not, are no reason to repeat a step.
-fn nothing_is_told_twice(ending: &Ending, record: &Record) -> Verdicts {
+fn nothing_is_told_twice(record: &Record) -> Verdicts {
     let mut taken: BTreeMap<CallbackId, usize> = BTreeMap::new();
     for attempt in record.attempts.iter().filter(|it| it.taken) {
         *taken.entry(attempt.id).or_default() += 1;
     }
     for (id, times) in taken {
-        let resent = ending.done.iter().filter(|(_, done)| *done == Done::Resent(id)).count();
+        let resent = record.resent.iter().filter(|(_, it)| *it == id).count();
         // Taken, and yet the bridge was told otherwise: it must come again.
         let in_vain = record
             .attempts
@@ -313,6 +352,22 @@ fn a_pause_is_kept(record: &Record) -> Verdicts {
     Ok(())
 }
 
+/// After a 410, nothing is sent to that receiver until a caller wants it.
+fn nothing_goes_where_nothing_is_wanted(record: &Record) -> Verdicts {
+    for gone in record.attempts.iter().filter(|it| it.reply == Some(Reply::Gone)) {
+        let since = gone.answered_at.unwrap_or_default();
+        let later = record.attempts.iter().filter(|it| it.receiver == gone.receiver);
+        for attempt in later.filter(|it| since < it.begun_at) {
+            let is_between = |at: &Duration| since <= *at && *at <= attempt.begun_at;
+            let mut wishes = record.brought_back.iter();
+            let was_wanted =
+                wishes.any(|(receiver, at)| *receiver == gone.receiver && is_between(at));
+            hold!(was_wanted, "{attempt:?} after a 410 at {since:?}");
+        }
+    }
+    Ok(())
+}
+
 /// Promise 5: the bound on waiting. A step waits for its own lane, and else for no longer than it
 /// takes the workers' hands to go around all lanes once.
 fn nobody_waits_for_others(plan: &Plan, ending: &Ending, record: &Record) -> Verdicts {
@@ -329,7 +384,7 @@ fn nobody_waits_for_others(plan: &Plan, ending: &Ending, record: &Record) -> Ver
         let since_noon = elapsed(stored.callback.owed_at);
         let waited = first.unwrap().begun_at.saturating_sub(since_noon);
         // Those of its own lane that are owed as well go first, one or two at a time.
-        let own = u32::try_from(ending.callbacks.len()).unwrap();
+        let own = u32::try_from(ending.callbacks.len() + record.resent.len()).unwrap();
         hold!(waited <= bound + STEP * own, "{id} waited {waited:?}, more than {bound:?}");
     }
     for tracked in &ending.operations {

@@ -17,6 +17,7 @@ use engagement_bridge::graph::{Credential, Graph, Inquiry, Poll};
 use engagement_bridge::operation::{
     self, Event, Hindrance, OperationId, Refusal, Renewal, Verdict,
 };
+use engagement_bridge::store::ResendId;
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
@@ -57,6 +58,13 @@ pub(crate) struct Record {
     pub(crate) owed_since: BTreeMap<CallbackId, Duration>,
     /// When they were given up, last; in true time.
     pub(crate) given_up: BTreeMap<CallbackId, Duration>,
+    /// Bulk resends, with what was to be sent again when they were asked for, and how much had been
+    /// sent again until then.
+    pub(crate) bulks: BTreeMap<ResendId, (Vec<CallbackId>, usize)>,
+    /// Callbacks that were sent again by a wish, in their order: of a bulk resend, or for each alone.
+    pub(crate) resent: Vec<(Option<ResendId>, CallbackId)>,
+    /// When destinations were brought back, by a wish of their own or for a callback to go there.
+    pub(crate) brought_back: Vec<(usize, Duration)>,
 }
 
 /// A poll that arrived at Graph.
@@ -85,6 +93,9 @@ pub(crate) struct RecordedAttempt {
     pub(crate) reply: Option<Reply>,
     /// How many attempts were in flight to this receiver, this one included.
     pub(crate) in_flight: usize,
+    pub(crate) receiver: usize,
+    /// When the bridge saw the answer.
+    pub(crate) answered_at: Option<Duration>,
 }
 
 impl Outside {
@@ -161,6 +172,27 @@ impl Outside {
         let mut record = self.record.lock().unwrap();
         let at = record.store_called_at;
         record.given_up.insert(id, at);
+    }
+
+    /// The call that has begun lets callbacks go to this receiver again.
+    pub(crate) fn brought_back(&self, receiver: usize) {
+        let mut record = self.record.lock().unwrap();
+        let at = record.store_called_at;
+        record.brought_back.push((receiver, at));
+    }
+
+    /// A bulk resend is kept, by which these are to be sent again.
+    pub(crate) fn bulk(&self, id: ResendId, wanted: Vec<CallbackId>) {
+        let mut record = self.record.lock().unwrap();
+        let before = record.resent.len();
+        record.bulks.insert(id, (wanted, before));
+    }
+
+    /// The call that has begun sends this again, to this receiver.
+    pub(crate) fn resent(&self, by: Option<ResendId>, id: CallbackId, receiver: usize) {
+        self.owed(id);
+        self.brought_back(receiver);
+        self.record.lock().unwrap().resent.push((by, id));
     }
 
     pub(crate) fn note(&self, what: &str) {
@@ -385,6 +417,8 @@ impl Courier for WayOut {
                 taken: false,
                 reply: None,
                 in_flight,
+                receiver,
+                answered_at: None,
             });
             (record.attempts.len() - 1, planned, delay)
         };
@@ -398,8 +432,10 @@ impl Courier for WayOut {
         tokio::time::sleep(delay.after().min(rest)).await;
         let reply = if in_time { reply(planned) } else { Reply::Unwell { retry_after: None } };
         outside.note(&format!("{}: {reply:?}", parcel.id));
+        let answered_at = outside.elapsed();
         let mut record = outside.record.lock().unwrap();
         record.attempts[index].reply = Some(reply);
+        record.attempts[index].answered_at = Some(answered_at);
         record.in_flight[receiver] -= 1;
         receipt(reply)
     }

@@ -91,6 +91,10 @@ pub(crate) enum Wish {
     Cancel,
     Renew,
     Resend,
+    /// All of the caller's that are at rest so.
+    ResendAll {
+        delivered: bool,
+    },
     RegisterAgain,
 }
 
@@ -175,6 +179,12 @@ impl Plan {
         self.operations.iter().any(|it| it.answers.iter().any(holds_up))
     }
 
+    /// Whether anybody ever wants many callbacks to be sent again at once.
+    pub(crate) fn has_bulk_resends(&self) -> bool {
+        let wishes = self.operations.iter().flat_map(|it| &it.wishes);
+        wishes.into_iter().any(|(_, wish)| matches!(wish, Wish::ResendAll { .. }))
+    }
+
     pub(crate) fn receiver_of(&self, operation: &OperationPlan) -> usize {
         operation.receiver % self.receivers.len()
     }
@@ -234,6 +244,8 @@ fn any_operation() -> impl Strategy<Value = OperationPlan> {
         1 => Just(Wish::Cancel),
         2 => Just(Wish::Renew),
         2 => Just(Wish::Resend),
+        2 => prop_oneof![3 => Just(false), 1 => Just(true)]
+            .prop_map(|delivered| Wish::ResendAll { delivered }),
         1 => Just(Wish::RegisterAgain),
     ];
     let wishes = prop_oneof![

@@ -9,6 +9,7 @@ use engagement_bridge::clock::Clock as _;
 use engagement_bridge::courier::Format;
 use engagement_bridge::graph::{ApiVersion, Credential, Reference};
 use engagement_bridge::lane;
+use engagement_bridge::nudge::Nudge;
 use engagement_bridge::operation::{
     self, Decision, Event, Operation, OperationId, RunningNotice, State, decide,
 };
@@ -16,11 +17,11 @@ use engagement_bridge::store::memory::MemoryStore;
 use engagement_bridge::store::postgres::{Address, PostgresStore};
 use engagement_bridge::store::sqlite::SqliteStore;
 use engagement_bridge::store::{
-    Amended, Amendment, CallbackFilter, Idempotency, OperationFilter, Page, Registered,
-    Registration, Store, StoredCallback, Tracked,
+    Amended, Amendment, Asked, CallbackFilter, Idempotency, OperationFilter, Page, Registered,
+    Registration, Resend, ResendId, Rest, Store, StoredCallback, Tracked, Wanted,
 };
 use engagement_bridge::vault::{MasterKey, Vault};
-use engagement_bridge::worker::{Settings, Worker};
+use engagement_bridge::worker::{Crowds, Resender, Settings, Worker};
 use jiff::SignedDuration;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -46,6 +47,7 @@ pub(crate) enum Done {
     Found(OperationId),
     Cancelled(OperationId),
     Resent(CallbackId),
+    AskedForBulk(ResendId),
     Nothing,
 }
 
@@ -56,6 +58,7 @@ pub(crate) struct Ending {
     pub(crate) done: Vec<(usize, Done)>,
     pub(crate) operations: Vec<Tracked>,
     pub(crate) callbacks: Vec<StoredCallback>,
+    pub(crate) resends: Vec<Resend>,
 }
 
 /// What is done at a time of the plan.
@@ -170,8 +173,8 @@ pub(crate) fn live(plan: &Plan, disk: &Disk) -> Result<Ending, String> {
                 began = at + Duration::from_secs(down.into());
             }
             Ended::AtRest => {
-                let (operations, callbacks) = now(everything(&*opened));
-                return Ok(Ending { outside, done: story.done, operations, callbacks });
+                let (operations, callbacks, resends) = now(everything(&*opened));
+                return Ok(Ending { outside, done: story.done, operations, callbacks, resends });
             }
         }
     }
@@ -184,13 +187,15 @@ async fn furnish(store: &dyn Backend) {
     assert_eq!(added, Some(true));
 }
 
-async fn everything(store: &dyn Backend) -> (Vec<Tracked>, Vec<StoredCallback>) {
+async fn everything(store: &dyn Backend) -> (Vec<Tracked>, Vec<StoredCallback>, Vec<Resend>) {
     let contoso = caller("contoso");
     let page = Page { after: None, limit: 1_000 };
     let operations = store.operations(&contoso, OperationFilter::default(), page).await.unwrap();
     let page = Page { after: None, limit: 1_000 };
     let callbacks = store.callbacks(&contoso, CallbackFilter::default(), page).await.unwrap();
-    (operations, callbacks)
+    let page = Page { after: None, limit: 1_000 };
+    let resends = store.resends(Some(&contoso), page).await.unwrap();
+    (operations, callbacks, resends)
 }
 
 impl Story {
@@ -255,6 +260,11 @@ impl Life {
             running.spawn(Arc::new(worker).run(stop.clone(), Duration::from_mins(2)));
             nudge
         });
+        if self.outside.plan.has_bulk_resends() {
+            for (name, nudge) in ["one", "other"].into_iter().zip(&nudges) {
+                running.spawn(self.resender(name, &clock, nudge).run(stop.clone()));
+            }
+        }
         let kill = async {
             match killed_at {
                 Some(at) => tokio::time::sleep_until(self.outside.instant(at)).await,
@@ -269,6 +279,7 @@ impl Life {
                 story.done.push((operation, done));
                 // Only the worker of the same process is nudged; here they take turns.
                 nudges[story.done.len() % 2].now();
+                nudges[story.done.len() % 2].resend();
             }
             self.come_to_rest().await
         };
@@ -306,12 +317,36 @@ impl Life {
         }
     }
 
+    fn resender(
+        &self,
+        name: &'static str,
+        clock: &Arc<SimulatedClock>,
+        nudge: &Arc<Nudge>,
+    ) -> Resender {
+        Resender {
+            store: Arc::new(Unreliable {
+                inner: Arc::clone(&self.store),
+                outside: Arc::clone(&self.outside),
+                name,
+            }),
+            clock: Arc::clone(clock) as _,
+            nudge: Arc::clone(nudge),
+            callbacks: callbacks_policy(),
+            // So few that a handful is a crowd.
+            settings: Crowds { crowd: 1, patience: Duration::from_hours(1) },
+        }
+    }
+
     /// Waits until nothing is planned any more, for as long as that may take.
     async fn come_to_rest(&self) -> Result<(), String> {
         loop {
-            let Some(due) = now(self.store.next_due()).unwrap() else { return Ok(()) };
+            let due = now(self.store.next_due()).unwrap();
+            let under_way = now(self.store.resends_under_way(1)).unwrap();
+            if due.is_none() && under_way.is_empty() {
+                return Ok(());
+            }
             if LONGEST < self.outside.elapsed() || MOST_CALLS < self.outside.calls_of_store() {
-                return Err(format!("it does not come to rest: something is due at {due}"));
+                return Err(format!("it does not come to rest: due: {due:?}, {under_way:?}"));
             }
             tokio::time::sleep(IDLE).await;
         }
@@ -331,6 +366,9 @@ impl Life {
             }
             Act::Register => self.register(story, clock, operation, true).await,
             Act::Wish(Wish::RegisterAgain) => self.register(story, clock, operation, false).await,
+            Act::Wish(Wish::ResendAll { delivered }) => {
+                self.resend_all(story, clock, delivered).await
+            }
             Act::Wish(wish) => match story.newest(operation) {
                 None => Done::Nothing,
                 Some(id) => self.grant(clock, operation, id, wish).await,
@@ -346,6 +384,7 @@ impl Life {
         operation: usize,
         with_key: bool,
     ) -> Done {
+        let plan = &self.outside.plan;
         loop {
             story.ids_given += 1;
             let id = OperationId(story.ids_given);
@@ -355,7 +394,45 @@ impl Life {
                 Ok(Registered::New) => return Done::Registered(id),
                 Ok(Registered::Replayed { operation, .. }) => return Done::Registered(operation),
                 Ok(Registered::Existing(existing)) => return Done::Found(existing.operation.id),
+                Ok(Registered::DestinationGone { .. }) if operation.is_multiple_of(2) => {
+                    let receiver = plan.receiver_of(&plan.operations[operation]);
+                    let url = receiver_url(receiver);
+                    // What was not done is asked for again, and what was is not gone any more.
+                    drop(self.desk.bring_back(&caller("contoso"), &url).await);
+                }
+                Ok(Registered::DestinationGone { .. }) => return Done::Nothing,
                 Ok(other) => panic!("{other:?}"),
+                Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
+            }
+        }
+    }
+
+    /// Asks until it is told that it has.
+    async fn resend_all(&self, story: &mut Story, clock: &SimulatedClock, delivered: bool) -> Done {
+        loop {
+            story.ids_given += 1;
+            let resend = Resend {
+                id: ResendId(story.ids_given),
+                asked_by: Some(caller("contoso")),
+                asked_at: clock.now(),
+                wanted: Wanted {
+                    caller: Some(caller("contoso")),
+                    rest: if delivered { Rest::Delivered } else { Rest::Undeliverable },
+                    reason: None,
+                    origin: None,
+                    since: None,
+                    until: None,
+                },
+                matched: 0,
+                resent: 0,
+                reached: None,
+                held_back: 0,
+                done_at: None,
+            };
+            self.outside.note(&format!("caller: asks for {}", resend.id));
+            match self.desk.ask_resend(resend, 2).await {
+                Ok(Asked::Begun(it) | Asked::UnderWay(it)) => return Done::AskedForBulk(it.id),
+                Ok(Asked::LimitReached) => panic!("there are but two kinds"),
                 Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
             }
         }
@@ -409,7 +486,7 @@ impl Life {
             let before = self.desk.operation(id).await.unwrap().unwrap().operation;
             let now = clock.now();
             let (amendment, done) = match wish {
-                Wish::RegisterAgain => return Done::Nothing,
+                Wish::RegisterAgain | Wish::ResendAll { .. } => return Done::Nothing,
                 Wish::Resend => {
                     let State::Settled { .. } = before.state else { return Done::Nothing };
                     let id = CallbackId { operation: id, number: before.callbacks };
@@ -417,7 +494,8 @@ impl Life {
                     let event = callback::Event::ResendRequested;
                     let decision = callback::decide(&callbacks_policy(), &before, event, now);
                     let callback::Decision::Become(after) = decision else { return Done::Nothing };
-                    (Amendment::Callback { before, after }, Done::Resent(id))
+                    let destination_back = true;
+                    (Amendment::Callback { before, after, destination_back }, Done::Resent(id))
                 }
                 Wish::Cancel | Wish::Renew => {
                     let plan = &self.outside.plan.operations[operation];

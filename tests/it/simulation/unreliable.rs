@@ -1,5 +1,6 @@
 //! A store whose calls fail as the plan says, between the workers and the real one.
 
+use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -7,16 +8,18 @@ use async_trait::async_trait;
 use engagement_bridge::callback::{CallbackId, State};
 use engagement_bridge::operation::OperationId;
 use engagement_bridge::store::{
-    Amended, Amendment, Attempt, CallbackFilter, CallerName, Change, Claimed, Commit, Committed,
-    Forgotten, OperationFilter, Page, Registered, Registration, Store, StoreError, StoredCallback,
+    Advance, Advanced, Amended, Amendment, Asked, Attempt, Batch, CallbackFilter, CallerName,
+    Change, Claimed, Commit, Committed, Forgotten, GoneDestination, OperationFilter, Page, Purged,
+    Registered, Registration, Resend, ResendChange, ResendId, Store, StoreError, StoredCallback,
     Tracked,
 };
 use jiff::Timestamp;
 use tokio::runtime::Runtime;
 
-use super::outside::Outside;
+use super::outside::{Outside, number_in};
 use super::plan::Fault;
 use crate::contract::Backend;
+use crate::support::caller;
 
 pub(crate) struct Unreliable {
     pub(crate) inner: Arc<dyn Backend>,
@@ -129,6 +132,7 @@ impl Store for Unreliable {
     }
 
     async fn amend(&self, amendment: Amendment) -> Result<Amended, StoreError> {
+        let is_resend = matches!(amendment, Amendment::Callback { .. });
         let asked_for = match &amendment {
             Amendment::Operation { owed, .. } => owed.as_ref().map(|owed| owed.callback.id),
             Amendment::Callback { after, .. } => Some(after.id),
@@ -136,7 +140,11 @@ impl Store for Unreliable {
         let amend = async {
             let amended = self.inner.amend(amendment).await?;
             if let (Amended::Saved, Some(id)) = (amended, asked_for) {
-                self.outside.owed(id);
+                if is_resend && let Some(stored) = self.inner.callback(id).await? {
+                    self.outside.resent(None, id, number_in(&stored.url));
+                } else {
+                    self.outside.owed(id);
+                }
             }
             Ok(amended)
         };
@@ -179,6 +187,100 @@ impl Store for Unreliable {
 
     async fn attempts(&self, id: CallbackId, limit: u32) -> Result<Vec<Attempt>, StoreError> {
         now(self.inner.attempts(id, limit))
+    }
+
+    async fn latest_attempts(
+        &self,
+        ids: Vec<CallbackId>,
+    ) -> Result<HashMap<CallbackId, Attempt>, StoreError> {
+        now(self.inner.latest_attempts(ids))
+    }
+
+    async fn ask_resend(&self, resend: Resend, live_limit: u32) -> Result<Asked, StoreError> {
+        let ask = async {
+            let (wanted, asked_at) = (resend.wanted.rest.as_str(), resend.asked_at);
+            let asked = self.inner.ask_resend(resend, live_limit).await?;
+            if let Asked::Begun(begun) = &asked {
+                let page = Page { after: None, limit: 1_000 };
+                let filter = CallbackFilter { state: Some(wanted), ..Default::default() };
+                let there = self.inner.callbacks(&caller("contoso"), filter, page).await?;
+                let is_wanted =
+                    |it: &&StoredCallback| it.callback.state.rested_at() < Some(asked_at);
+                let wanted = there.iter().filter(is_wanted).map(|it| it.callback.id);
+                self.outside.bulk(begun.id, wanted.collect());
+            }
+            Ok(asked)
+        };
+        self.befall("ask for a bulk resend", ask).await
+    }
+
+    async fn resend(&self, id: ResendId) -> Result<Option<Resend>, StoreError> {
+        now(self.inner.resend(id))
+    }
+
+    async fn resends(
+        &self,
+        asked_by: Option<&CallerName>,
+        page: Page<ResendId>,
+    ) -> Result<Vec<Resend>, StoreError> {
+        now(self.inner.resends(asked_by, page))
+    }
+
+    async fn resends_under_way(&self, limit: u32) -> Result<Vec<Resend>, StoreError> {
+        now(self.inner.resends_under_way(limit))
+    }
+
+    async fn resend_batch(
+        &self,
+        resend: &Resend,
+        limit: u32,
+        at: Timestamp,
+        crowd: u32,
+    ) -> Result<Batch, StoreError> {
+        // Few at a time, so that a handful is a walk.
+        now(self.inner.resend_batch(resend, limit.min(2), at, crowd))
+    }
+
+    async fn advance_resend(&self, advance: Arc<Advance>) -> Result<Advanced, StoreError> {
+        let (id, changes) = (advance.id, advance.changes.clone());
+        let go_on = async {
+            let advanced = self.inner.advance_resend(advance).await?;
+            if let Advanced::Saved { .. } = advanced {
+                let asked_at = self.inner.resend(id).await?.map(|it| it.asked_at);
+                for ResendChange { before, after } in changes {
+                    assert!(before.state.rested_at() < asked_at, "{id} met {before:?}");
+                    let stored = self.inner.callback(after.id).await?;
+                    if let Some(stored) = stored.filter(|it| it.callback == after) {
+                        self.outside.resent(Some(id), after.id, number_in(&stored.url));
+                    }
+                }
+            }
+            Ok(advanced)
+        };
+        let advanced = self.befall("advance a bulk resend", go_on).await?;
+        self.outside.note(&format!("{}: {id}: {advanced:?}", self.name));
+        Ok(advanced)
+    }
+
+    async fn gone_destinations(
+        &self,
+        caller: &CallerName,
+        page: Page<String>,
+    ) -> Result<Vec<GoneDestination>, StoreError> {
+        now(self.inner.gone_destinations(caller, page))
+    }
+
+    async fn bring_back(&self, caller: &CallerName, url: &str) -> Result<bool, StoreError> {
+        let bring_back = async {
+            let was_gone = self.inner.bring_back(caller, url).await?;
+            self.outside.brought_back(number_in(url));
+            Ok(was_gone)
+        };
+        self.befall("bring a destination back", bring_back).await
+    }
+
+    async fn purge(&self, before: Timestamp, limit: u32) -> Result<Purged, StoreError> {
+        now(self.inner.purge(before, limit))
     }
 
     async fn forget(

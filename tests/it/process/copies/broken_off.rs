@@ -40,7 +40,7 @@ async fn large() -> Home {
     drop(store);
     let database = Connection::open(home.database()).unwrap();
     let callbacks = "INSERT INTO callbacks SELECT id, 1, caller, 'final', callback_url, \
-        randomblob(300), registered_at, 1, 'delivered', NULL, NULL, NULL, NULL, registered_at \
+        callback_origin, randomblob(300), registered_at, 1, 'delivered', NULL, NULL, NULL, NULL, registered_at \
         FROM operations";
     let attempts = "INSERT INTO attempts SELECT id, 1, 1, registered_at, 12, 200, NULL, NULL, x'' \
         FROM operations";

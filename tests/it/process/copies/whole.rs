@@ -69,7 +69,8 @@ impl Installation {
             assert_eq!(receiver.next().await.about(), outcome);
         }
         receiver.answer(vec![(StatusCode::GONE, "unsubscribed")]);
-        register(&shop, json!([{ "status": "succeeded" }]), &receiver.url()).await;
+        let given_up = format!("{}?for=good", receiver.url());
+        register(&shop, json!([{ "status": "succeeded" }]), &given_up).await;
         receiver.next().await;
         receiver.answer(vec![(StatusCode::SERVICE_UNAVAILABLE, "busy")]);
         register(&shop, json!([{ "status": "succeeded" }]), &receiver.url()).await;
@@ -125,6 +126,20 @@ impl Installation {
                 && polled(&throttled).await
         })
         .await;
+        // It finds nothing, but has looked.
+        let wish = json!({
+            "reason": "gone",
+            "origin": receiver.url().strip_suffix("/hooks"),
+            "since": "2020-01-01T00:00:00Z",
+            "until": "2020-01-02T00:00:00Z",
+        });
+        let asked = shop.post("/v1/callbacks/resend", &wish).await;
+        assert_eq!(asked.status, StatusCode::ACCEPTED, "{asked:?}");
+        until(async || {
+            let listed = shop.get("/v1/callbacks/resends").await.body;
+            listed["resends"][0]["state"] == "done"
+        })
+        .await;
         let url = format!("http://{}/hooks", silent.local_addr().unwrap());
         with_token(&desk, "carol", json!([{ "status": "succeeded" }]), &url).await;
         let unanswered = request(&silent, None).await;
@@ -144,6 +159,8 @@ impl Installation {
             [
                 "operations",
                 "callbacks",
+                "callbacks/resends",
+                "destinations",
                 "keys",
                 "signing-secrets",
                 "signing-keys",
