@@ -56,7 +56,7 @@ pub struct EgressSettings {
         env = "ENGAGEMENT_BRIDGE_ALLOW_CALLBACK_CIDR",
         value_name = "CIDR",
         value_delimiter = ',',
-        value_parser = opened
+        value_parser = network
     )]
     pub allow_callback_cidr: Vec<IpNet>,
 
@@ -153,18 +153,14 @@ impl EgressSettings {
     }
 }
 
-/// Reads a network, or an address for the network of itself alone.
+/// Reads a network, or an address for the network of itself alone. Refuses what would hold another
+/// spelling of IPv4 addresses, and not themselves: it would open nothing, and close nearly nothing.
 fn network(text: &str) -> Result<IpNet, String> {
     let text = text.trim();
     let network = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
     let network: IpNet =
         network.map_err(|_| "give a network such as 10.1.0.0/16, or an address".to_owned())?;
-    Ok(network.trunc())
-}
-
-/// Reads a network that is to be opened.
-fn opened(text: &str) -> Result<IpNet, String> {
-    let network = network(text)?;
+    let network = network.trunc();
     match network {
         IpNet::V6(spelling) if spelling.prefix_len() >= 96 => {
             match spelling.network().to_ipv4_mapped() {
@@ -228,10 +224,13 @@ mod tests {
     }
 
     #[test]
-    fn what_would_open_nothing_is_answered_with_what_would() {
-        let refusal = settings(&["--allow-callback-cidr", "::ffff:10.0.0.0/104"]).unwrap_err();
-        assert!(refusal.contains("give 10.0.0.0/8"), "{refusal}");
-        assert!(settings(&["--deny-callback-cidr", "::ffff:10.0.0.0/104"]).is_ok());
+    fn what_would_open_or_close_nothing_is_answered_with_what_would() {
+        for flag in ["--allow-callback-cidr", "--deny-callback-cidr"] {
+            let refusal = settings(&[flag, "::ffff:10.0.0.0/104"]).unwrap_err();
+            assert!(refusal.contains("give 10.0.0.0/8"), "{refusal}");
+            let refusal = settings(&[flag, "::ffff:10.0.0.7"]).unwrap_err();
+            assert!(refusal.contains("give 10.0.0.7/32"), "{refusal}");
+        }
         let refusal = settings(&["--callback-proxy-resolves"]).unwrap_err();
         assert!(refusal.contains("--callback-proxy <URL>"), "{refusal}");
     }

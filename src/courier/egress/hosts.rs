@@ -28,6 +28,11 @@ pub enum HostPattern {
 pub struct InvalidHostPattern;
 
 impl HostPattern {
+    /// Whether it names this address.
+    pub(super) fn is(&self, address: IpAddr) -> bool {
+        *self == Self::Address(address)
+    }
+
     pub(super) fn matches(&self, url: &CallbackUrl) -> bool {
         match (self, url.name().map(|name| name.trim_end_matches('.'))) {
             (Self::Exactly(host), Some(name)) => host == name,

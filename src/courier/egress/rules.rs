@@ -151,7 +151,10 @@ impl Rules {
         if name.is_some_and(|name| METADATA_NAMES.contains(&name)) {
             return Err(Refusal::MetadataHost);
         }
-        if is_among(&self.denied_hosts) {
+        // A denied address is denied in whatever it is embedded, as those of a denied network are.
+        let mut faces = url.address().into_iter().flat_map(|address| self.faces(address));
+        let is_denied = |face: Face| self.denied_hosts.iter().any(|it| it.is(face.address));
+        if is_among(&self.denied_hosts) || faces.any(is_denied) {
             return Err(Refusal::HostDenied);
         }
         let is_allowed = self.allowed_hosts.is_empty() || is_among(&self.allowed_hosts);
