@@ -6,6 +6,7 @@
 
 mod database;
 mod egress;
+mod handshake;
 
 use std::io;
 use std::net::SocketAddr;
@@ -19,7 +20,7 @@ use zeroize::Zeroizing;
 
 use self::database::MASTER_KEY;
 use crate::api::{self, ListenerLimits};
-use crate::courier::InvalidProxy;
+use crate::courier::{Form, InvalidProxy};
 use crate::graph::{GraphRoot, LoginRoot};
 use crate::vault::VaultError;
 use crate::worker::{self, Retention};
@@ -27,6 +28,7 @@ use crate::{callback, graph, lane, operation};
 
 pub use database::{Database, DatabaseSettings};
 pub use egress::{AllowedPort, EgressSettings};
+pub use handshake::{HandshakeForm, HandshakeSettings};
 
 const CLIENT_SECRET: &str = "ENGAGEMENT_BRIDGE_CLIENT_SECRET";
 const SIGNING_SECRET: &str = "ENGAGEMENT_BRIDGE_SIGNING_SECRET";
@@ -105,6 +107,9 @@ pub struct Settings {
 
     #[command(flatten)]
     pub egress: EgressSettings,
+
+    #[command(flatten)]
+    pub handshake: HandshakeSettings,
 
     /// How long to wait before each attempt of a callback, separated with commas; as many attempts
     /// as entries.
@@ -209,6 +214,11 @@ pub enum ConfigError {
     Schedule,
     #[error("--login-root is needed for a Graph root that is none of Microsoft's")]
     NoLoginRoot,
+    #[error(
+        "--callback-handshake cloudEvents needs --callback-request-origin: the DNS name that receivers \
+         know this bridge by"
+    )]
+    NoRequestOrigin,
     #[error("--callback-proxy is not one that callbacks can go through")]
     CallbackProxy(#[source] InvalidProxy),
     #[error("cannot read {path}")]
@@ -253,6 +263,8 @@ pub struct Sections {
     pub shortest_service: Duration,
     pub operations: operation::Policy,
     pub callbacks: callback::Policy,
+    /// What receivers are asked first, if anything.
+    pub handshake: Option<Form>,
     pub lanes: lane::Policy,
     pub worker: worker::Settings,
     pub retention: Retention,
@@ -274,6 +286,7 @@ impl Settings {
             shortest_service: self.scaled(graph::SHORTEST_SERVICE),
             operations: self.operations()?,
             callbacks: self.callbacks()?,
+            handshake: self.handshake.form()?,
             lanes: self.lanes(),
             worker,
             retention: Retention {

@@ -17,7 +17,8 @@
 //! * [`graph`] asks Microsoft Graph. [`courier`] tells the receiver. Each knows one outside system.
 //!   [`tls`] is what both trust.
 //! * [`worker`] acts: claims what is due, takes the step, commits what came of it.
-//! * [`api`] listens: it stores and nudges. [`nudge`] is how it wakes the worker.
+//! * [`api`] listens: it stores and nudges. [`nudge`] is how it wakes the worker. [`handshake`] has
+//!   receivers asked whether they want callbacks, where the operator wishes it.
 //! * [`provision`] sets up callers, for the API and the command line alike.
 //! * [`sandbox`] stands in for Graph and Entra where there is no tenant.
 //! * [`cli`] is the command line, one file for each command. [`config`] reads its settings.
@@ -65,6 +66,7 @@ pub mod clock;
 pub mod config;
 pub mod courier;
 pub mod graph;
+pub mod handshake;
 pub mod lane;
 pub mod names;
 pub mod nudge;

@@ -101,6 +101,7 @@ pub(crate) async fn fill<S: Store + Directory>(store: &S, size: usize) {
             trace: None,
             idempotency: None,
             live_limit: u64::MAX >> 1,
+            is_agreed: true,
         }
     };
     let calls = (0..size).step_by(IN_A_CALL).map(|first| {

@@ -41,6 +41,7 @@ use utoipa_axum::routes;
 use crate::clock::Clock;
 use crate::courier::Egress;
 use crate::graph::GraphRoot;
+use crate::handshake::Handshakes;
 use crate::nudge::Nudge;
 use crate::store::{CallerName, Directory, KeyDigest, Store};
 use crate::{callback, operation};
@@ -55,6 +56,8 @@ pub struct Api {
     pub store: Arc<dyn Store>,
     pub directory: Arc<dyn Directory>,
     pub egress: Arc<Egress>,
+    /// `None` where receivers need not be asked first.
+    pub handshakes: Option<Arc<Handshakes>>,
     pub clock: Arc<dyn Clock>,
     pub nudge: Arc<Nudge>,
     /// The only place that operations may refer to.
@@ -107,6 +110,7 @@ pub struct Parts {
     pub store: Arc<dyn Store>,
     pub directory: Arc<dyn Directory>,
     pub egress: Arc<Egress>,
+    pub handshakes: Option<Arc<Handshakes>>,
     pub clock: Arc<dyn Clock>,
     pub nudge: Arc<Nudge>,
     pub graph_root: GraphRoot,
@@ -125,6 +129,7 @@ impl Api {
             store: parts.store,
             directory: parts.directory,
             egress: parts.egress,
+            handshakes: parts.handshakes,
             clock: parts.clock,
             nudge: parts.nudge,
             graph_root: Arc::new(parts.graph_root),

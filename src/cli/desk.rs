@@ -129,6 +129,7 @@ fn api_of(
         store: opened.store(),
         directory: opened.directory(),
         egress: Arc::new(Egress::new(Rules::default(), names, Arc::clone(&clock))),
+        handshakes: None,
         clock,
         nudge: Arc::new(Nudge::default()),
         graph_root: GraphRoot::parse("https://graph.microsoft.com")?,

@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::egress::{CallbackUrl, Egress, NotDialled, Refusal};
 use super::exit::{ConnectTimedOut, Connector, ProxyFailed, ProxyWay};
-use super::{Courier, Failure, Parcel, Receipt};
+use super::{Courier, Failure, Parcel, Receipt, RequestOrigin};
 use crate::callback::Reply;
 use crate::clock::Clock;
 use crate::lane::retry_after;
@@ -35,7 +35,7 @@ const READ: usize = 16 * 1_024;
 /// Bytes of an answer that are kept.
 const KEPT: usize = 4 * 1_024;
 
-const USER_AGENT: &str = concat!("engagement-bridge/", env!("CARGO_PKG_VERSION"));
+pub(super) const USER_AGENT: &str = concat!("engagement-bridge/", env!("CARGO_PKG_VERSION"));
 
 /// Characters of a failure's detail at the most.
 const LONGEST_DETAIL: usize = 300;
@@ -46,13 +46,14 @@ pub struct HttpCourier {
     egress: Arc<Egress>,
     clock: Arc<dyn Clock>,
     within: Duration,
+    origin: Option<HeaderValue>,
 }
 
 /// Why no answer came, or not all of it.
 #[derive(Debug)]
-struct Unanswered {
-    failure: Failure,
-    detail: String,
+pub(super) struct Unanswered {
+    pub(super) failure: Failure,
+    pub(super) detail: String,
 }
 
 impl HttpCourier {
@@ -84,7 +85,13 @@ impl HttpCourier {
             .pool_max_idle_per_host(16)
             .pool_idle_timeout(Duration::from_secs(30))
             .build(connector);
-        Self { client, egress, clock, within }
+        Self { client, egress, clock, within, origin: None }
+    }
+
+    /// Says in each callback who sends it, as receivers expect who were asked by that name.
+    #[must_use]
+    pub fn known_as(self, origin: &RequestOrigin) -> Self {
+        Self { origin: HeaderValue::try_from(origin.as_str()).ok(), ..self }
     }
 
     async fn attempt(&self, url: &CallbackUrl, parcel: &Parcel) -> Result<Receipt, Unanswered> {
@@ -137,6 +144,9 @@ impl HttpCourier {
         }
         headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
         headers.insert("webhook-timestamp", HeaderValue::from(timestamp));
+        if let Some(origin) = &self.origin {
+            headers.insert("webhook-request-origin", origin.clone());
+        }
         for (name, value) in [("webhook-id", id), ("webhook-signature", signature)] {
             // Both are made of letters, digits and base64, which headers take.
             if let Ok(value) = HeaderValue::try_from(value) {
@@ -208,7 +218,7 @@ async fn read(mut body: Incoming, kept: &mut BytesMut) -> Result<(), hyper::Erro
 }
 
 /// Finds the failure in the chain of causes, by type and never by text.
-fn classify(error: &(dyn Error + 'static), is_connect: bool) -> Unanswered {
+pub(super) fn classify(error: &(dyn Error + 'static), is_connect: bool) -> Unanswered {
     let causes: Vec<_> = std::iter::successors(Some(error), cause_of).collect();
     // Those within know more than those around them.
     let found = causes.iter().rev().find_map(|cause| failure(*cause, is_connect));

@@ -1,12 +1,14 @@
 //! Tells the receiver: one signed POST, to an address that the operator allows.
 //!
 //! [`compose`] writes what is sent, once; [`signing`] signs it, anew for each attempt; [`egress`]
-//! says where it may go; [`HttpCourier`] sends it, by the way out that `exit` keeps. Signing,
-//! composing and the rules of where it may go are pure.
+//! says where it may go; [`HttpCourier`] sends it, by the way out that `exit` keeps. [`HttpGreeter`]
+//! asks a receiver beforehand whether it wants any. Signing, composing and the rules of where it may
+//! go are pure.
 
 pub mod egress;
 mod exit;
 mod extra_header;
+mod greeting;
 mod http;
 mod letter;
 pub mod signing;
@@ -24,6 +26,10 @@ use egress::RefusalCode;
 pub use egress::{CallbackUrl, Egress};
 pub use exit::{InvalidProxy, Proxy, ProxyWay};
 pub use extra_header::{ExtraHeader, InvalidHeader};
+pub use greeting::{
+    Cause, Consent, Declined, Form, GREETING_DEADLINE, Greeter, HttpGreeter, InvalidOrigin,
+    RequestOrigin,
+};
 pub use http::{HARD_DEADLINE, HttpCourier};
 pub use letter::{
     FixedHeaders, Format, Letter, Trace, Tracking, Written, compose, may_stand_in_cloud_events,

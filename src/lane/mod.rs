@@ -5,13 +5,15 @@
 //! as many after each success, and after a failure a single one, once a pause is over.
 //!
 //! Both are the same thing: an allowance of *slots*. A slot is taken by a claim and stays busy
-//! until the step is over, on a Graph lane for one window longer. A claim that is never heard of
-//! again frees its slot by time. Counting from the *answer*, not from the claim, keeps the rate
+//! until the step is over, on a Graph lane for one window longer, and on a callback lane whose
+//! receiver takes so many attempts a minute for a part of that (see [`Rate`]). A claim that is never
+//! heard of again frees its slot by time. Counting from the *answer*, not from the claim, keeps the rate
 //! exact where it matters, at Graph: whatever the network does in between, a request that has been
 //! answered has arrived, and the one that takes over its slot leaves a full window later.
 //!
 //! Lanes are pure. The store keeps them, so that they hold over restarts and replicas.
 
+mod rate;
 mod report;
 mod retry_after;
 
@@ -22,6 +24,7 @@ use jiff::Timestamp;
 
 use crate::operation::after;
 
+pub use rate::Rate;
 pub use report::Report;
 pub use retry_after::retry_after;
 
@@ -84,6 +87,8 @@ pub struct Lane {
     pub kind: Kind,
     /// How many slots there are. Fixed on a Graph lane, moving on a callback lane.
     pub allowance: u32,
+    /// What the receiver has agreed to, where it has named a rate. Never on a Graph lane.
+    pub rate: Option<Rate>,
     /// Failures in a row, each of which lengthened the pause.
     pub failures: u32,
     /// Nothing is admitted before this.
@@ -106,7 +111,7 @@ impl Lane {
             Kind::Graph => policy.graph_requests,
             Kind::Callback => 1,
         };
-        Self { kind, allowance, failures: 0, paused_until: None, slots: Vec::new() }
+        Self { kind, allowance, rate: None, failures: 0, paused_until: None, slots: Vec::new() }
     }
 
     /// How many steps may be admitted `now`.
@@ -115,7 +120,7 @@ impl Lane {
             return 0;
         }
         let busy = self.slots.iter().filter(|slot| now < slot.busy_until).count();
-        (self.allowance as usize).saturating_sub(busy)
+        self.width().saturating_sub(busy)
     }
 
     /// The earliest time from `now` on at which there is room for a step.
@@ -127,7 +132,7 @@ impl Lane {
             .map(|slot| slot.busy_until)
             .filter(|until| pause_over < *until)
             .collect();
-        let too_many = (busy.len() + 1).saturating_sub(self.allowance as usize);
+        let too_many = (busy.len() + 1).saturating_sub(self.width());
         if too_many == 0 {
             return pause_over;
         }
@@ -178,11 +183,20 @@ impl Lane {
             && self.paused_until.is_none_or(|until| until <= now)
     }
 
+    /// How many of its slots are of use. Read off rather than set, so that a rate that changes holds
+    /// from the next step on.
+    fn width(&self) -> usize {
+        self.rate.map_or(self.allowance, |rate| rate.slots(self.allowance)) as usize
+    }
+
     /// How long a slot stays busy after its step is over.
     fn counts_for(&self, policy: &Policy) -> Duration {
-        match self.kind {
-            Kind::Graph => policy.graph_window,
-            Kind::Callback => Duration::ZERO,
+        match (self.kind, self.rate) {
+            (Kind::Graph, _) => policy.graph_window,
+            (Kind::Callback, None) => Duration::ZERO,
+            (Kind::Callback, Some(rate)) => {
+                rate.apart(policy.callback_allowance.max(self.allowance))
+            }
         }
     }
 

@@ -3,9 +3,11 @@
 mod database;
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use rustls::ClientConfig;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -13,8 +15,9 @@ pub(crate) use self::database::{Opened, server};
 use crate::api::{self, Api, Listener};
 use crate::clock::Clock;
 use crate::config::{ConfigError, EgressSettings, Sections, Settings};
-use crate::courier::{Egress, HttpCourier, ProxyWay};
+use crate::courier::{Egress, HttpCourier, HttpGreeter, ProxyWay};
 use crate::graph::{self, HttpGraph};
+use crate::handshake::{self, Handshakes};
 use crate::names::{Names, SystemNames, Unguarded};
 use crate::nudge::Nudge;
 use crate::operation::after;
@@ -28,6 +31,7 @@ pub struct Bridge {
     address: SocketAddr,
     router: axum::Router,
     worker: Arc<Worker>,
+    handshakes: Option<Arc<Handshakes>>,
     opened: Arc<Opened>,
     nudge: Arc<Nudge>,
     sections: Sections,
@@ -54,18 +58,21 @@ impl Bridge {
         let (store, directory, clock) = (opened.store(), opened.directory(), opened.clock());
         let admin_key = settings.database.admin_key(clock.as_ref())?;
 
-        let roots = match &settings.ca_file {
-            None => None,
-            Some(path) => {
-                let unreadable = |source| ConfigError::Unreadable { path: path.clone(), source };
-                Some(std::fs::read(path).map_err(unreadable)?)
-            }
-        };
-        let tls = tls::client_config(roots.as_deref())?;
+        let tls = tls(settings.ca_file.as_deref())?;
         let egress = Arc::new(egress(&settings.egress, Arc::clone(&names), Arc::clone(&clock)));
         let proxy = settings.egress.proxy()?;
         let proxy = proxy.map(|proxy| ProxyWay { proxy, names: Arc::clone(&names) });
+        let handshakes = sections.handshake.clone().map(|form| {
+            let greeter = HttpGreeter::new(form, Arc::clone(&egress), &tls, proxy.clone());
+            let (store, clock) = (Arc::clone(&store), Arc::clone(&clock));
+            let policy = handshake::Policy::default();
+            Arc::new(Handshakes::new(Arc::new(greeter), store, clock, policy))
+        });
         let courier = HttpCourier::new(Arc::clone(&egress), &tls, proxy, Arc::clone(&clock));
+        let courier = match &settings.handshake.callback_request_origin {
+            Some(origin) => courier.known_as(origin),
+            None => courier,
+        };
         let asking = graph::Settings {
             root: sections.graph_root.clone(),
             login: sections.login_root.clone(),
@@ -91,6 +98,7 @@ impl Bridge {
             store,
             directory,
             egress,
+            handshakes: handshakes.clone(),
             clock,
             nudge: Arc::clone(&nudge),
             graph_root: sections.graph_root.clone(),
@@ -113,7 +121,7 @@ impl Bridge {
         }
         opened.announce(address)?;
         let grace = settings.shutdown_grace;
-        Ok(Self { listener, address, router, worker, opened, nudge, sections, grace })
+        Ok(Self { listener, address, router, worker, handshakes, opened, nudge, sections, grace })
     }
 
     /// Where the API listens.
@@ -144,6 +152,10 @@ impl Bridge {
         let (store, clock) = (self.opened.store(), self.opened.clock());
         let retention = self.sections.retention;
         parts.spawn(named("retention", forget_what_rests(store, clock, retention, stop.clone())));
+        if let Some(handshakes) = self.handshakes {
+            let stop = stop.clone();
+            parts.spawn(named("handshakes", async move { handshakes.renew(stop).await }));
+        }
         let attending = Arc::clone(&self.opened).attend(self.nudge, stop.clone());
         parts.spawn(named("replicas", attending));
 
@@ -158,6 +170,15 @@ impl Bridge {
         }
         ended
     }
+}
+
+/// What Graph and receivers are believed by: Mozilla's roots, and those in a file of the operator's.
+pub(crate) fn tls(roots: Option<&Path>) -> anyhow::Result<ClientConfig> {
+    let read = |path: &Path| {
+        let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };
+        std::fs::read(path).map_err(unreadable)
+    };
+    Ok(tls::client_config(roots.map(read).transpose()?.as_deref())?)
 }
 
 /// The guard at the exit, by the operator's rules.

@@ -1,6 +1,8 @@
 //! Rows to values and back, the same for every backend that keeps rows, with errors that name table,
 //! column and row.
 
+use std::num::NonZeroU32;
+
 use bytes::Bytes;
 use jiff::Timestamp;
 use secrecy::ExposeSecret as _;
@@ -8,14 +10,14 @@ use secrecy::ExposeSecret as _;
 use super::handover::Value;
 use super::sealed::{callback_secret_place, token_place};
 use super::{
-    ApiKey, Attempt, CallerName, ConnectionSummary, GoneDestination, Identity, KeyDigest, Notice,
-    Resend, Rest, SigningKeySummary, SigningSecretSummary, StoreError, StoredCallback, Tracked,
-    Wanted,
+    ApiKey, Attempt, CallerName, ConnectionSummary, GoneDestination, Handshake, Identity, KeyDigest,
+    Notice, Resend, Rest, SigningKeySummary, SigningSecretSummary, StoreError, StoredCallback,
+    Tracked, Wanted,
 };
 use crate::callback::{self, Callback, CallbackId, Reason};
 use crate::courier::{Format, SigningSecret, Trace};
 use crate::graph::{AccessToken, ApiVersion, Credential, Reference};
-use crate::lane::{Lane, LaneName, Slot};
+use crate::lane::{Lane, LaneName, Rate, Slot};
 use crate::operation::{Operation, OperationId, Outcome, Refusal, RunningNotice, State, Watch};
 use crate::vault::{Vault, VaultError};
 
@@ -269,12 +271,27 @@ pub(super) trait Fields {
         })
     }
 
-    /// A row of `lanes`.
+    /// Attempts a minute, or null.
+    fn rate(&self) -> Result<Option<Rate>, StoreError> {
+        let Some(number) = self.number_or_null("rate")? else { return Ok(None) };
+        let rate = u32::try_from(number).ok().and_then(NonZeroU32::new).map(Rate::per_minute);
+        let unexpected = || self.inconsistent("rate", Unexpected(number.to_string()).into());
+        rate.ok_or_else(unexpected).map(Some)
+    }
+
+    /// A row of `handshakes`.
+    fn handshake(&self) -> Result<Handshake, StoreError> {
+        let (form, agreed_at) = (self.text("form")?, self.time("agreed_at")?);
+        Ok(Handshake { form, agreed_at, rate: self.rate()? })
+    }
+
+    /// A row of `lanes`, with the rate that its receiver has agreed to.
     fn lane(&self) -> Result<StoredLane, StoreError> {
         let name = self.word("name", LaneName::parse)?;
         let lane = Lane {
             kind: name.kind,
             allowance: self.number("allowance")?,
+            rate: self.rate()?,
             failures: self.number("failures")?,
             paused_until: self.time_or_null("paused_until")?,
             slots: self.word("slots", read_slots)?,

@@ -44,14 +44,15 @@ use secrecy::SecretString;
 use crate::callback::{Callback, CallbackId};
 use crate::courier::{ExtraHeader, FixedHeaders, Format, Signers, SigningKey, SigningSecret};
 use crate::graph::Connection;
+use crate::lane::LaneName;
 use crate::operation::OperationId;
 
 pub use records::{
     Amended, Amendment, ApiKey, Attempt, CallbackFilter, CallbackSettings, CallerName, Change,
-    Claim, Claimed, Commit, Committed, ConnectionSummary, Forgotten, GoneDestination, Idempotency,
-    Identity, InvalidName, KeyDigest, Notice, OperationFilter, OwedCallback, Page, Purged,
-    Registered, Registration, Rotated, Rotation, SigningKeySummary, SigningSecretSummary, Step,
-    StoredCallback, Tracked, Work,
+    Claim, Claimed, Commit, Committed, ConnectionSummary, Forgotten, GoneDestination, Handshake,
+    Idempotency, Identity, InvalidName, KeyDigest, Notice, OperationFilter, OwedCallback, Page,
+    Purged, Registered, Registration, Rotated, Rotation, SigningKeySummary, SigningSecretSummary,
+    Step, StoredCallback, Tracked, Work,
 };
 pub use resends::{Advance, Advanced, Asked, Batch, Resend, ResendChange, ResendId, Rest, Wanted};
 
@@ -64,7 +65,8 @@ pub trait Store: Send + Sync {
     ///
     /// An operation is not kept twice: one of the same caller with the same Graph id, callback URL
     /// and client state that is not at rest yet is [`Registered::Existing`], and an idempotency
-    /// key seen before is [`Registered::Replayed`] or [`Registered::KeyReused`].
+    /// key seen before is [`Registered::Replayed`] or [`Registered::KeyReused`]. One that is neither,
+    /// and could be kept, is [`Registered::NotAgreed`] where its receiver has not agreed.
     async fn register(
         &self,
         registrations: Vec<Registration>,
@@ -186,6 +188,18 @@ pub trait Store: Send + Sync {
     /// and attempts, and Graph's last word on their operations where those are told by them. They cannot
     /// be sent again from then on.
     async fn purge(&self, before: Timestamp, limit: u32) -> Result<Purged, StoreError>;
+
+    /// What the receiver at the end of a callback lane has last agreed to.
+    async fn handshake(&self, lane: &LaneName) -> Result<Option<Handshake>, StoreError>;
+
+    /// Keeps what a receiver has agreed to, in place of what it agreed to before. Whatever is claimed on
+    /// its lane from then on keeps to the rate, whether or not the lane is there yet, or again.
+    async fn keep_handshake(&self, lane: &LaneName, handshake: Handshake)
+    -> Result<(), StoreError>;
+
+    /// Forgets up to `limit` handshakes that were agreed to before `before`, with their rates. Answers
+    /// how many these were.
+    async fn forget_handshakes(&self, before: Timestamp, limit: u32) -> Result<u32, StoreError>;
 
     /// Forgets up to `limit` of each of these: operations that came to rest, with all their
     /// callbacks, before `before`; bulk resends that were done before then; idempotency keys first used

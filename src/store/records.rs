@@ -11,7 +11,7 @@ use super::Message;
 use crate::callback::{self, Callback, CallbackId, Reason};
 use crate::courier::{FixedHeaders, Format, PublicKey, SigningSecret, Trace};
 use crate::graph::{AccessToken, Credential, Reference};
-use crate::lane::{LaneName, Report};
+use crate::lane::{LaneName, Rate, Report};
 use crate::operation::{Operation, OperationId, Owed};
 
 /// A caller's name: 1 to 64 of `a-z`, `0-9`, `.`, `_`, `-`, beginning with a letter or digit.
@@ -43,6 +43,9 @@ pub struct Registration {
     pub idempotency: Option<Idempotency>,
     /// How many operations that are not at rest the caller may have, this one included.
     pub live_limit: u64,
+    /// Whether its receiver has agreed to callbacks, or need not. Without that it is answered from what
+    /// is there already, or [`Registered::NotAgreed`].
+    pub is_agreed: bool,
 }
 
 /// An `Idempotency-Key` and what it stands for.
@@ -78,6 +81,19 @@ pub enum Registered {
     DestinationGone {
         since: Timestamp,
     },
+    /// It would be new, and its receiver has not agreed to callbacks.
+    NotAgreed,
+}
+
+/// What a receiver has agreed to.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Handshake {
+    /// What it was asked, as [`Form`](crate::courier::Form) spells it: whoever asks for something else has
+    /// no answer yet.
+    pub form: String,
+    pub agreed_at: Timestamp,
+    /// `None` for as many attempts as we like.
+    pub rate: Option<Rate>,
 }
 
 /// An operation with all that we know of it.

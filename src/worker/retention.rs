@@ -18,6 +18,8 @@ pub struct Retention {
     pub operations: Duration,
     /// Idempotency keys, after they were first used.
     pub idempotency_keys: Duration,
+    /// What receivers agreed to, and at what rate, after they last did.
+    pub handshakes: Duration,
 }
 
 impl Default for Retention {
@@ -28,6 +30,8 @@ impl Default for Retention {
             // Longer than any operation may live, so that a key outlives what it keeps from being
             // registered twice.
             idempotency_keys: Duration::from_hours(8 * 24),
+            // Long after it is good for registrations, for the rate holds for what is owed still.
+            handshakes: Duration::from_hours(30 * 24),
         }
     }
 }
@@ -88,7 +92,9 @@ async fn round(
         let keys = before(now, retention.idempotency_keys);
         let forgotten = store.forget(rested, keys, now, BATCH).await?;
         operations += u64::from(forgotten.operations);
-        if !forgotten.more {
+        let agreed_before = before(now, retention.handshakes);
+        let handshakes = store.forget_handshakes(agreed_before, BATCH).await?;
+        if !forgotten.more && handshakes < BATCH {
             return Ok((callbacks, operations));
         }
         tokio::time::sleep(BETWEEN_BATCHES).await;

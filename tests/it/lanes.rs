@@ -1,8 +1,9 @@
 //! What is true of every lane, whatever happens on it.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
-use engagement_bridge::lane::{Kind, Lane, LaneName, Policy, Report, retry_after, share};
+use engagement_bridge::lane::{Kind, Lane, LaneName, Policy, Rate, Report, retry_after, share};
 use jiff::Timestamp;
 use proptest::prelude::*;
 
@@ -59,8 +60,7 @@ struct Sent {
 }
 
 /// Plays `acts` on a lane and tells of every step that it admitted.
-fn play(kind: Kind, policy: &Policy, acts: &[Act]) -> Result<Vec<Sent>, TestCaseError> {
-    let mut lane = Lane::new(kind, policy);
+fn play(mut lane: Lane, policy: &Policy, acts: &[Act]) -> Result<Vec<Sent>, TestCaseError> {
     let (mut now, mut tokens) = (NOON, 0);
     let (mut open, mut all): (Vec<Sent>, Vec<Sent>) = (Vec::new(), Vec::new());
     for act in acts {
@@ -95,6 +95,28 @@ fn play(kind: Kind, policy: &Policy, acts: &[Act]) -> Result<Vec<Sent>, TestCase
     Ok(all)
 }
 
+/// When steps that were sent have arrived: somewhere between their claim and their end.
+fn arrived(sent: &[Sent], arrivals: &[f64]) -> Vec<Timestamp> {
+    let sent = sent.iter().filter(|it| !it.unused).zip(arrivals.iter().cycle());
+    let arrival = |(it, at): (&Sent, &f64)| {
+        let under_way = Duration::try_from(it.over_at.duration_since(it.at)).unwrap();
+        it.at + under_way.mul_f64(*at)
+    };
+    let mut arrived: Vec<_> = sent.map(arrival).collect();
+    arrived.sort();
+    arrived
+}
+
+/// How long it took for so many of them to arrive, from each one on.
+fn spans(arrived: &[Timestamp], count: usize) -> impl Iterator<Item = Duration> {
+    let span = |window: &[Timestamp]| window[window.len() - 1].duration_since(window[0]);
+    arrived.windows(count).map(move |window| Duration::try_from(span(window)).unwrap())
+}
+
+fn per_minute(attempts: u32) -> Rate {
+    Rate::per_minute(NonZeroU32::new(attempts).unwrap())
+}
+
 proptest! {
     /// Seen from Graph: wherever between claim and answer each request arrives, no window of 30 s
     /// holds more than eight.
@@ -104,20 +126,24 @@ proptest! {
         arrivals in prop::collection::vec(0.0_f64..=1.0, 1..50),
     ) {
         let policy = Policy::default();
-        let sent = play(Kind::Graph, &policy, &acts)?;
-        let mut arrived: Vec<Timestamp> = sent
-            .iter()
-            .filter(|it| !it.unused)
-            .zip(arrivals.iter().cycle())
-            .map(|(it, at)| {
-                let under_way = Duration::try_from(it.over_at.duration_since(it.at)).unwrap();
-                it.at + under_way.mul_f64(*at)
-            })
-            .collect();
-        arrived.sort();
-        for window in arrived.windows(policy.graph_requests as usize + 1) {
-            let span = window[window.len() - 1].duration_since(window[0]);
-            prop_assert!(span >= jiff::SignedDuration::from_secs(30), "nine within {span:?}");
+        let sent = play(Lane::new(Kind::Graph, &policy), &policy, &acts)?;
+        for span in spans(&arrived(&sent, &arrivals), policy.graph_requests as usize + 1) {
+            prop_assert!(span >= seconds(30), "nine within {span:?}");
+        }
+    }
+
+    /// Seen from a receiver, likewise, whatever else the lane does.
+    #[test]
+    fn a_receiver_that_has_named_a_rate_never_gets_more_in_any_minute(
+        acts in prop::collection::vec(any_act(), 1..160),
+        arrivals in prop::collection::vec(0.0_f64..=1.0, 1..50),
+        rate in prop_oneof![1_u32..8, 1_u32..60],
+    ) {
+        let policy = Policy::default();
+        let rated = Lane { rate: Some(per_minute(rate)), ..Lane::new(Kind::Callback, &policy) };
+        let sent = play(rated, &policy, &acts)?;
+        for span in spans(&arrived(&sent, &arrivals), rate as usize + 1) {
+            prop_assert!(span >= seconds(60), "one more than {rate} within {span:?}");
         }
     }
 
@@ -126,7 +152,7 @@ proptest! {
         acts in prop::collection::vec(any_act(), 1..120),
     ) {
         let policy = Policy::default();
-        let sent = play(Kind::Callback, &policy, &acts)?;
+        let sent = play(Lane::new(Kind::Callback, &policy), &policy, &acts)?;
         for it in &sent {
             let in_flight = sent.iter().filter(|other| other.at <= it.at && it.at < other.over_at);
             prop_assert!(in_flight.count() <= policy.callback_allowance as usize);
@@ -269,4 +295,71 @@ fn a_lane_keeps_no_slot_that_is_over() {
     lane.admit(&policy, 2, after(60), after(2));
     lane.admit(&policy, 3, after(90), after(60));
     assert_eq!(lane.slots.iter().map(|slot| slot.token).collect::<Vec<_>>(), [3]);
+}
+
+/// How many attempts go out at once where there is room for them, and how long until the next.
+#[test]
+fn a_rate_is_spread_over_the_slots_that_there_are() {
+    let policy = Policy::default();
+    for (rate, at_once, apart_ms) in [
+        (1, 1, 61_000),
+        (3, 3, 61_000),
+        (16, 16, 61_000),
+        (17, 16, 61_000),
+        (31, 16, 61_000),
+        (32, 16, 30_500),
+        (100, 16, 10_167),
+        (6_000, 16, 163),
+        (u32::MAX, 16, 1),
+    ] {
+        let fresh = Lane { rate: Some(per_minute(rate)), ..Lane::new(Kind::Callback, &policy) };
+        assert_eq!(fresh.room(NOON), 1, "as ever, one at first");
+        let mut lane = Lane { allowance: policy.callback_allowance, ..fresh };
+        assert_eq!(lane.room(NOON), at_once, "{rate}");
+        for token in 0..at_once as u64 {
+            lane.admit(&policy, token, NOON + LEASE, NOON);
+            lane.settle(&policy, token, Report::Well, NOON);
+        }
+        let next = NOON + Duration::from_millis(apart_ms);
+        assert_eq!((lane.room(NOON), lane.free_at(NOON)), (0, next), "{rate}");
+        assert_eq!(lane.room(next), at_once, "{rate}");
+    }
+}
+
+/// One that was claimed and never heard of may have gone out at its last moment; one that was not sent
+/// takes nobody's turn.
+#[test]
+fn a_turn_counts_from_the_end_of_its_attempt() {
+    let policy = Policy::default();
+    let mut lane = Lane { rate: Some(per_minute(1)), ..Lane::new(Kind::Callback, &policy) };
+    lane.admit(&policy, 1, NOON + LEASE, NOON);
+    assert_eq!(lane.free_at(NOON), NOON + LEASE + seconds(61));
+    lane.settle(&policy, 1, Report::Indifferent, after(20));
+    assert_eq!(lane.free_at(after(20)), after(20 + 61));
+    lane.admit(&policy, 2, after(81) + LEASE, after(81));
+    lane.settle(&policy, 2, Report::Unused, after(82));
+    assert_eq!(lane.free_at(after(82)), after(82));
+    lane.admit(&policy, 3, after(82) + LEASE, after(82));
+    // A longer pause counts, and a shorter one does not shorten the wait.
+    lane.settle(&policy, 3, Report::Unwell { retry_after: Some(seconds(7)) }, after(83));
+    assert_eq!(lane.free_at(after(83)), after(83 + 61));
+}
+
+/// From the next step on, whatever was admitted before.
+#[test]
+fn another_rate_holds_at_once() {
+    let policy = Policy::default();
+    let mut lane = Lane { allowance: 16, ..Lane::new(Kind::Callback, &policy) };
+    for token in 0..4 {
+        lane.admit(&policy, token, NOON + LEASE, NOON);
+    }
+    lane.rate = Some(per_minute(5));
+    assert_eq!(lane.room(NOON), 1);
+    lane.rate = Some(per_minute(2));
+    assert_eq!(lane.room(NOON), 0);
+    lane.settle(&policy, 0, Report::Well, NOON);
+    assert_eq!(lane.room(NOON), 0);
+    lane.rate = None;
+    assert_eq!(lane.room(NOON), 12);
+    assert_eq!(lane.allowance, 16);
 }

@@ -15,6 +15,7 @@ mod damage;
 mod delivery;
 mod dialling;
 mod egress;
+mod handshakes;
 mod lanes;
 mod outside;
 mod process;

@@ -1,5 +1,6 @@
 //! What is being tracked.
 
+mod agreed;
 pub(super) mod cancel;
 pub(super) mod credential;
 pub(super) mod inspect;

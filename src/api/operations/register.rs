@@ -10,8 +10,8 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
-use super::token;
 use super::view::OperationView;
+use super::{agreed, token};
 use crate::api::access::Caller;
 use crate::api::body::{Json, whole, word_or_null, words_or_null};
 use crate::api::problem::{Kind, Problem, ProblemBody};
@@ -57,6 +57,11 @@ pub(in crate::api) struct Request {
     /// `hostNotFound`, `addressDenied` (by the operator), `addressRefused` (private, loopback,
     /// metadata and the like), `gone` (the receiver has answered 410 there: see
     /// `GET /v1/destinations`). New ones may come.
+    ///
+    /// Where the operator has receivers asked first whether they want callbacks, at the first
+    /// registration for an origin, the code is `handshakeRefused` if this one answered otherwise than it
+    /// should, and `handshakeFailed` if it did not answer. The detail says what was sent, what came back,
+    /// and what is expected.
     #[schema(min_length = 1, max_length = 2048, example = "https://app.example.com/hooks/engage")]
     callback_url: String,
     /// The connection to ask Graph by; your default one, unless named. Not with `accessToken`.
@@ -144,8 +149,7 @@ pub(in crate::api) async fn register(
     }
     let first_poll = registration.operation.agenda().step_at;
 
-    let registered = api.store.register(vec![registration]).await.map_err(unkept)?;
-    match registered.into_iter().next() {
+    match agreed::keep(&api, registration).await? {
         Some(Registered::New) => {
             if let Some(first_poll) = first_poll {
                 api.nudge.due(first_poll);
@@ -177,12 +181,13 @@ pub(in crate::api) async fn register(
         Some(Registered::CredentialGone) => {
             Err(Problem::field("connection", "unknown", "it has just been removed"))
         }
-        None => Err(Problem::new(Kind::Internal)),
+        // Whoever has been asked has agreed by now.
+        Some(Registered::NotAgreed) | None => Err(Problem::new(Kind::Internal)),
     }
 }
 
 /// Where the database gave no answer, nobody knows whether the registration is kept.
-fn unkept(error: StoreError) -> Problem {
+pub(super) fn unkept(error: StoreError) -> Problem {
     let unsure = matches!(error, StoreError::Unavailable(_));
     let detail = "It may have been kept all the same. Sent again, with the same Idempotency-Key, it is \
         kept once.";
@@ -276,6 +281,7 @@ async fn check(
         trace: None,
         idempotency: None,
         live_limit: api.limits.live_operations,
+        is_agreed: true,
     })
 }
 

@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
 use http::Uri;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use rustls::pki_types::DnsName;
 use url::{Host, Position, Url};
 
@@ -87,6 +88,19 @@ impl CallbackUrl {
     /// The same as the client takes it: host, port, path and query are those of the URL.
     pub fn uri(&self) -> &Uri {
         &self.uri
+    }
+
+    /// The same, with one more parameter at the end of its query, of which `value` is any text. It is
+    /// encoded so that a space is no `+`, which some take for one and some do not.
+    pub fn uri_with(&self, name: &str, value: &str) -> Option<Uri> {
+        let value = utf8_percent_encode(value, NON_ALPHANUMERIC);
+        let query = match self.url.query().unwrap_or_default() {
+            "" => format!("{name}={value}"),
+            query => format!("{query}&{name}={value}"),
+        };
+        let mut url = self.url.clone();
+        url.set_query(Some(&query));
+        dialled(&url)
     }
 
     pub(super) fn scheme(&self) -> &str {

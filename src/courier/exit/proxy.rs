@@ -147,6 +147,7 @@ fn decoded(text: &str) -> Result<String, InvalidProxy> {
 }
 
 /// A proxy, and who knows the address of its own name, which the operator chose.
+#[derive(Clone)]
 pub struct ProxyWay {
     pub proxy: Proxy,
     pub names: Arc<dyn Names>,

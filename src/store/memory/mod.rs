@@ -14,8 +14,8 @@ use jiff::Timestamp;
 use self::directory::Caller;
 use super::{
     Advance, Advanced, Amended, Amendment, Asked, Attempt, Batch, CallbackFilter, CallerName,
-    Change, Claim, Claimed, Commit, Committed, Forgotten, GoneDestination, Identity, Message,
-    Notice, OperationFilter, OwedCallback, Page, Purged, Registered, Registration, Resend,
+    Change, Claim, Claimed, Commit, Committed, Forgotten, GoneDestination, Handshake, Identity,
+    Message, Notice, OperationFilter, OwedCallback, Page, Purged, Registered, Registration, Resend,
     ResendChange, ResendId, Step, Store, StoreError, StoredCallback, Tracked, Work,
 };
 use crate::callback::{self, Callback, CallbackId};
@@ -36,6 +36,7 @@ struct Rows {
     operations: BTreeMap<OperationId, OperationRow>,
     callbacks: BTreeMap<CallbackId, CallbackRow>,
     lanes: BTreeMap<LaneName, LaneRow>,
+    handshakes: BTreeMap<LaneName, Handshake>,
     idempotency: BTreeMap<(CallerName, String), IdempotencyRow>,
     resends: BTreeMap<ResendId, Resend>,
     /// By caller and URL: since when.
@@ -164,8 +165,9 @@ impl Rows {
     }
 
     fn lane(&mut self, policy: &lane::Policy, name: &LaneName) -> &mut LaneRow {
+        let rate = self.handshakes.get(name).and_then(|it| it.rate);
         self.lanes.entry(name.clone()).or_insert_with(|| LaneRow {
-            lane: Lane::new(name.kind, policy),
+            lane: Lane { rate, ..Lane::new(name.kind, policy) },
             served_at: Timestamp::MIN,
         })
     }
@@ -212,6 +214,9 @@ impl Rows {
             && let Some(since) = self.gone.get(&destination)
         {
             return Registered::DestinationGone { since: *since };
+        }
+        if existing.is_none() && !registration.is_agreed {
+            return Registered::NotAgreed;
         }
         if let (Some(key), Some(idempotency)) = (key, registration.idempotency) {
             let found = existing.as_ref().map(|it| it.operation.id);
@@ -714,6 +719,36 @@ impl Store for MemoryStore {
             }
         }
         Ok(Purged { callbacks, more: callbacks == limit })
+    }
+
+    async fn handshake(&self, lane: &LaneName) -> Result<Option<Handshake>, StoreError> {
+        Ok(self.rows().handshakes.get(lane).cloned())
+    }
+
+    async fn keep_handshake(
+        &self,
+        lane: &LaneName,
+        handshake: Handshake,
+    ) -> Result<(), StoreError> {
+        let mut rows = self.rows();
+        if let Some(row) = rows.lanes.get_mut(lane) {
+            row.lane.rate = handshake.rate;
+        }
+        rows.handshakes.insert(lane.clone(), handshake);
+        Ok(())
+    }
+
+    async fn forget_handshakes(&self, before: Timestamp, limit: u32) -> Result<u32, StoreError> {
+        let mut rows = self.rows();
+        let is_old = |handshake: &Handshake| handshake.agreed_at < before;
+        let old = rows.handshakes.extract_if(.., |_, it| is_old(it)).take(limit as usize);
+        let old: Vec<LaneName> = old.map(|(name, _)| name).collect();
+        for name in &old {
+            if let Some(row) = rows.lanes.get_mut(name) {
+                row.lane.rate = None;
+            }
+        }
+        Ok(u32::try_from(old.len()).unwrap_or(u32::MAX))
     }
 
     async fn forget(

@@ -88,6 +88,18 @@ CREATE TABLE lanes (
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
 CREATE INDEX lanes_by_readiness ON lanes (ready_at) WHERE ready_at IS NOT NULL;
 
+-- Which receivers have agreed to callbacks: by the name of the lane that each is, which need not be
+-- there.
+CREATE TABLE handshakes (
+    lane TEXT COLLATE "C" PRIMARY KEY,
+    -- What it was asked: `graph`, or `cloudEvents` and by whom.
+    form TEXT NOT NULL,
+    agreed_at BIGINT NOT NULL,
+    -- Attempts a minute that it takes; null for any number. It holds on the lane from then on.
+    rate BIGINT
+);
+CREATE INDEX handshakes_by_age ON handshakes (agreed_at);
+
 -- A poll that finds nothing new changes no column that is indexed, so there is room on the page for
 -- the row to stay where it is.
 CREATE TABLE operations (

@@ -19,6 +19,7 @@ mod destinations;
 mod dial;
 mod directory;
 mod error;
+mod handshakes;
 mod import;
 mod lives;
 mod reads;
@@ -57,12 +58,13 @@ use super::handover::Check;
 use super::sealed::{CHECK, CHECK_PLACE};
 use super::{
     Advance, Advanced, Amended, Amendment, Asked, Attempt, Batch, CallbackFilter, CallerName,
-    Claimed, Commit, Committed, Forgotten, GoneDestination, Migrated, OperationFilter, Page,
-    Purged, Registered, Registration, Resend, ResendId, Store, StoreError, StoredCallback, Tracked,
+    Claimed, Commit, Committed, Forgotten, GoneDestination, Handshake, Migrated, OperationFilter,
+    Page, Purged, Registered, Registration, Resend, ResendId, Store, StoreError, StoredCallback,
+    Tracked,
 };
 use crate::callback::CallbackId;
 use crate::clock::SharedClock;
-use crate::lane;
+use crate::lane::{self, LaneName};
 use crate::names::Names;
 use crate::operation::OperationId;
 use crate::vault::{Vault, VaultError};
@@ -383,6 +385,27 @@ impl Store for PostgresStore {
             Box::pin(async move { retention::purge(transaction, before, limit).await })
         });
         self.database.transaction(purge).await
+    }
+
+    async fn handshake(&self, lane: &LaneName) -> Result<Option<Handshake>, StoreError> {
+        handshakes::find(&self.database, lane).await
+    }
+
+    async fn keep_handshake(
+        &self,
+        lane: &LaneName,
+        handshake: Handshake,
+    ) -> Result<(), StoreError> {
+        let kept = Arc::new((lane.clone(), handshake));
+        let keep = work(move |transaction| {
+            let kept = Arc::clone(&kept);
+            Box::pin(async move { handshakes::keep(transaction, &kept.0, &kept.1).await })
+        });
+        self.database.transaction(keep).await
+    }
+
+    async fn forget_handshakes(&self, before: Timestamp, limit: u32) -> Result<u32, StoreError> {
+        handshakes::forget(&self.database, before, limit).await
     }
 
     async fn forget(

@@ -155,7 +155,8 @@ async fn replayed(
     Ok(registrations.iter().map(answer).collect())
 }
 
-/// Answers for those whose credential is gone, that are there already, or that are too many.
+/// Answers for those whose credential is gone, that are there already, that are too many, or whose
+/// receivers have not agreed.
 async fn refuse_and_find(
     transaction: &Transaction<'_>,
     registrations: &[&Registration],
@@ -200,6 +201,8 @@ async fn refuse_and_find(
             gone.get(&(registration.caller.clone(), registration.callback_url.clone()))
         {
             *answer = Some(Registered::DestinationGone { since: *since });
+        } else if !registration.is_agreed {
+            *answer = Some(Registered::NotAgreed);
         } else {
             *live += 1;
         }
@@ -278,7 +281,8 @@ async fn put_keys_right(
             }
             Registered::LimitReached
             | Registered::CredentialGone
-            | Registered::DestinationGone { .. } => {
+            | Registered::DestinationGone { .. }
+            | Registered::NotAgreed => {
                 refused.0.push(caller);
                 refused.1.push(key.as_str());
             }

@@ -30,6 +30,10 @@ const RESTED_AT_ONCE: usize = 2_000;
 /// For how long a claim waits for a lane, in milliseconds.
 const LANE_PATIENCE_MS: u32 = 200;
 
+/// A lane with the rate that its receiver has agreed to: all that [`StoredLane`] is read from.
+const LANE: &str = "SELECT *, (SELECT rate FROM handshakes WHERE handshakes.lane = lanes.name) AS rate \
+    FROM lanes";
+
 /// The key of a row of `steps`.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub(super) struct Key {
@@ -255,8 +259,8 @@ async fn ready(
             locked.insert(*first, Columns { table: "lanes", row: &row }.lane()?);
         }
     }
-    let sql = "SELECT * FROM lanes WHERE lane = ANY($1) AND ready_at <= $2 FOR UPDATE SKIP LOCKED";
-    for row in rows(transaction, doing, sql, &[&numbers, &now]).await? {
+    let sql = format!("{LANE} WHERE lane = ANY($1) AND ready_at <= $2 FOR UPDATE SKIP LOCKED");
+    for row in rows(transaction, doing, &sql, &[&numbers, &now]).await? {
         let columns = Columns { table: "lanes", row: &row };
         locked.insert(columns.get("lane")?, columns.lane()?);
     }
@@ -270,7 +274,7 @@ async fn wait_for(
     now: i64,
 ) -> Result<Option<tokio_postgres::Row>, StoreError> {
     let doing = "waiting for a lane";
-    let ready = "SELECT * FROM lanes WHERE lane = $1 AND ready_at <= $2 FOR UPDATE";
+    let ready = format!("{LANE} WHERE lane = $1 AND ready_at <= $2 FOR UPDATE");
     let free = format!("{ready} SKIP LOCKED");
     if let Some(row) = rows(transaction, doing, &free, &[&lane, &now]).await?.pop() {
         return Ok(Some(row));
@@ -279,7 +283,7 @@ async fn wait_for(
     // server's patience for transactions that stand still, during which all other lanes go on.
     let patient = format!("SAVEPOINT waiting; SET LOCAL lock_timeout = {LANE_PATIENCE_MS}");
     transaction.batch_execute(&patient).await.context(doing)?;
-    let waited = rows(transaction, doing, ready, &[&lane, &now]).await;
+    let waited = rows(transaction, doing, &ready, &[&lane, &now]).await;
     let end = match &waited {
         Ok(_) => "SET LOCAL lock_timeout TO DEFAULT",
         Err(StoreError::Locked(_)) => "ROLLBACK TO waiting",
@@ -379,12 +383,12 @@ async fn lock(
     transaction: &Transaction<'_>,
     numbers: Vec<i64>,
 ) -> Result<BTreeMap<i64, StoredLane>, StoreError> {
-    let sql = "SELECT * FROM lanes WHERE lane = ANY($1) ORDER BY lane FOR UPDATE";
+    let sql = format!("{LANE} WHERE lane = ANY($1) ORDER BY lane FOR UPDATE");
     let read = |row| {
         let columns = Columns { table: "lanes", row };
         Ok((columns.get("lane")?, columns.lane()?))
     };
-    rows(transaction, "locking lanes", sql, &[&numbers]).await?.iter().map(read).collect()
+    rows(transaction, "locking lanes", &sql, &[&numbers]).await?.iter().map(read).collect()
 }
 
 /// Writes lanes that are locked, and when a claim need next look at them.
@@ -458,10 +462,12 @@ pub(super) async fn forget_lanes(
     limit: u32,
 ) -> Result<Option<i64>, StoreError> {
     let doing = "forgetting lanes";
-    let sql = "SELECT * FROM lanes WHERE lane > $1 AND ready_at IS NULL \
+    let sql = format!(
+        "{LANE} WHERE lane > $1 AND ready_at IS NULL \
         AND NOT EXISTS (SELECT 1 FROM steps WHERE steps.lane = lanes.lane) \
-        ORDER BY lane LIMIT $2 FOR UPDATE SKIP LOCKED";
-    let unused = rows(transaction, doing, sql, &[&lane, &i64::from(limit)]).await?;
+        ORDER BY lane LIMIT $2 FOR UPDATE SKIP LOCKED"
+    );
+    let unused = rows(transaction, doing, &sql, &[&lane, &i64::from(limit)]).await?;
     let (mut last, mut forgettable) = (None, Vec::new());
     for row in &unused {
         let columns = Columns { table: "lanes", row };

@@ -77,6 +77,18 @@ CREATE TABLE lanes (
 );
 CREATE INDEX lanes_by_readiness ON lanes (ready_at) WHERE ready_at IS NOT NULL;
 
+-- Which receivers have agreed to callbacks: by the name of the lane that each is, which need not be
+-- there.
+CREATE TABLE handshakes (
+    lane TEXT PRIMARY KEY,
+    -- What it was asked: `graph`, or `cloudEvents` and by whom.
+    form TEXT NOT NULL,
+    agreed_at INTEGER NOT NULL,
+    -- Attempts a minute that it takes; null for any number. It holds on the lane from then on.
+    rate INTEGER
+) WITHOUT ROWID;
+CREATE INDEX handshakes_by_age ON handshakes (agreed_at);
+
 CREATE TABLE operations (
     -- What other rows know it by that are many and should be short.
     number INTEGER PRIMARY KEY,

@@ -9,6 +9,7 @@ mod destinations;
 mod directory;
 mod error;
 mod export;
+mod handshakes;
 mod lives;
 mod lock;
 mod log;
@@ -44,11 +45,12 @@ use super::handover::Check;
 use super::sealed::{CHECK, CHECK_PLACE};
 use super::{
     Advance, Advanced, Amended, Amendment, Asked, Attempt, Batch, CallbackFilter, CallerName,
-    Claimed, Commit, Committed, Forgotten, GoneDestination, Migrated, OperationFilter, Page,
-    Purged, Registered, Registration, Resend, ResendId, Store, StoreError, StoredCallback, Tracked,
+    Claimed, Commit, Committed, Forgotten, GoneDestination, Handshake, Migrated, OperationFilter,
+    Page, Purged, Registered, Registration, Resend, ResendId, Store, StoreError, StoredCallback,
+    Tracked,
 };
 use crate::callback::CallbackId;
-use crate::lane;
+use crate::lane::{self, LaneName};
 use crate::operation::OperationId;
 use crate::vault::{Vault, VaultError};
 
@@ -454,6 +456,24 @@ impl Store for SqliteStore {
         let purged = self.writer.run(purge).await?;
         let more = self.writer.run(retention::shrink).await?;
         Ok(Purged { more: purged.more || more, ..purged })
+    }
+
+    async fn handshake(&self, lane: &LaneName) -> Result<Option<Handshake>, StoreError> {
+        let lane = lane.clone();
+        self.readers.run(move |database| handshakes::find(database, &lane)).await
+    }
+
+    async fn keep_handshake(
+        &self,
+        lane: &LaneName,
+        handshake: Handshake,
+    ) -> Result<(), StoreError> {
+        let lane = lane.clone();
+        self.writer.run(move |database| handshakes::keep(database, &lane, &handshake)).await
+    }
+
+    async fn forget_handshakes(&self, before: Timestamp, limit: u32) -> Result<u32, StoreError> {
+        self.writer.run(move |database| handshakes::forget(database, before, limit)).await
     }
 
     async fn forget(

@@ -310,8 +310,9 @@ fn take(connection: &Connection, key: Key, until: Timestamp) -> Result<u64, Stor
 
 fn load(connection: &Connection, number: i64) -> Result<Option<StoredLane>, StoreError> {
     let doing = "reading a lane";
-    let mut statement =
-        connection.prepare_cached("SELECT * FROM lanes WHERE lane = ?1").context(doing)?;
+    let sql = "SELECT lanes.*, (SELECT rate FROM handshakes WHERE handshakes.lane = lanes.name) AS rate \
+        FROM lanes WHERE lane = ?1";
+    let mut statement = connection.prepare_cached(sql).context(doing)?;
     let read = |row: &rusqlite::Row<'_>| Ok(Columns { table: "lanes", row }.lane());
     statement.query_row([number], read).optional().context(doing)?.transpose()
 }

@@ -57,6 +57,9 @@ pub(super) fn register(
             return Ok(Registered::DestinationGone { since });
         }
     }
+    if existing.is_none() && !registration.is_agreed {
+        return Ok(Registered::NotAgreed);
+    }
     if let Some(idempotency) = &registration.idempotency {
         let found = existing.as_ref().map(|it| it.operation.id);
         let sql = "INSERT INTO idempotency_keys (caller, key, request_digest, operation_id, \

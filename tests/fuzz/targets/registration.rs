@@ -100,6 +100,7 @@ impl Fresh {
             store: store.clone(),
             directory: store,
             egress: Arc::new(egress),
+            handshakes: None,
             clock: Arc::new(Noon),
             nudge: Arc::new(Nudge::default()),
             graph_root: GraphRoot::parse(ROOT).unwrap(),

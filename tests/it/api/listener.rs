@@ -158,6 +158,7 @@ fn bridge(limits: Limits) -> Router {
         store: store.clone(),
         directory: store,
         egress: Arc::new(egress),
+        handshakes: None,
         clock,
         nudge: Arc::new(Nudge::default()),
         graph_root: GraphRoot::parse("https://graph.microsoft.com").unwrap(),

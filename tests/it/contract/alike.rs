@@ -1,8 +1,11 @@
 //! Every backend against the plainest one: the same history, the same answers.
 
+use std::num::NonZeroU32;
+
 use engagement_bridge::callback::Reply;
+use engagement_bridge::lane::{LaneName, Rate};
 use engagement_bridge::operation::{Answer, RunningNotice, Verdict};
-use engagement_bridge::store::{Claimed, Commit, Work};
+use engagement_bridge::store::{Claimed, Commit, Handshake, Work};
 use proptest::prelude::*;
 
 use super::{Bench, attempted, decided, polled};
@@ -11,10 +14,22 @@ use crate::support::{NOON, registration, seconds, token};
 /// One thing done to a store.
 #[derive(Clone, Copy, Debug)]
 enum Act {
-    Register { lane: u8 },
+    Register {
+        lane: u8,
+    },
     Claim,
-    Commit { which: usize, how: How },
-    Wait { seconds: u16 },
+    Commit {
+        which: usize,
+        how: How,
+    },
+    /// The receiver of every other lane agrees to a rate.
+    Agree {
+        lane: u8,
+        rate: Option<u32>,
+    },
+    Wait {
+        seconds: u16,
+    },
 }
 
 /// What came of a step.
@@ -37,6 +52,8 @@ fn any_act() -> impl Strategy<Value = Act> {
         3 => (0_u8..3).prop_map(|lane| Act::Register { lane }),
         3 => Just(Act::Claim),
         4 => (any::<usize>(), how).prop_map(|(which, how)| Act::Commit { which, how }),
+        1 => (0_u8..2, prop::option::of(1_u32..40))
+            .prop_map(|(lane, rate)| Act::Agree { lane, rate }),
         2 => (0_u16..4_000).prop_map(|seconds| Act::Wait { seconds }),
     ]
 }
@@ -119,6 +136,12 @@ async fn compare(acts: Vec<Act>) -> Result<(), TestCaseError> {
                     let step = claimed.claim.step;
                     format!("{step}: {:?}", bench.commit_one(commit(claimed, how, now)).await)
                 }
+                Act::Agree { lane, rate } => {
+                    let rate = rate.and_then(NonZeroU32::new).map(Rate::per_minute);
+                    let handshake = Handshake { form: "graph".to_owned(), agreed_at: now, rate };
+                    let lane = LaneName::callback("contoso", format!("https://{lane}.example:443"));
+                    format!("{:?}", bench.keep_handshake(&lane, handshake).await)
+                }
                 Act::Wait { .. } => String::new(),
             });
         }
@@ -126,7 +149,7 @@ async fn compare(acts: Vec<Act>) -> Result<(), TestCaseError> {
         match act {
             Act::Register { .. } => registered += 1,
             Act::Wait { seconds: span } => now += seconds(span.into()),
-            Act::Claim | Act::Commit { .. } => {}
+            Act::Claim | Act::Commit { .. } | Act::Agree { .. } => {}
         }
         let due = [benches[0].next_due().await.unwrap(), benches[1].next_due().await.unwrap()];
         if let Some(exact) = due[0] {

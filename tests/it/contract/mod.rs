@@ -4,6 +4,7 @@ mod alike;
 mod claiming;
 mod destinations;
 mod directory;
+mod handshakes;
 mod keeping;
 mod resends;
 

@@ -10,7 +10,7 @@ use engagement_bridge::store::{ResendId, StoredCallback, Tracked};
 use jiff::Timestamp;
 
 use super::outside::{Record, RecordedAttempt, RecordedPoll, number_in};
-use super::plan::{OperationPlan, Plan, Wish};
+use super::plan::{OperationPlan, Plan, ReceiverPlan, Wish};
 use super::run::{Done, Ending, callbacks_policy, lanes_policy, operations_policy};
 use crate::support::NOON;
 
@@ -36,6 +36,9 @@ pub(crate) fn judge(ending: &Ending) -> Verdicts {
     what_was_accepted_is_there(ending)?;
     never_two_polls_within_thirty_seconds(&record)?;
     never_over_a_budget(&record)?;
+    if !plan.begins_by_another_clock() {
+        never_over_a_rate(plan, &record)?;
+    }
     for tracked in &ending.operations {
         everything_has_come_to_rest(tracked, &ending.callbacks)?;
         the_outcome_is_what_graph_said(plan, tracked, &record, &ending.callbacks)?;
@@ -113,6 +116,25 @@ fn never_over_a_budget(record: &Record) -> Verdicts {
     let allowed = lanes_policy().callback_allowance as usize;
     for RecordedAttempt { id, in_flight, .. } in &record.attempts {
         hold!(*in_flight <= allowed, "{in_flight} attempts at a receiver at once, with {id}");
+    }
+    Ok(())
+}
+
+/// What a receiver has agreed to, in true time. What was never sent does not count.
+fn never_over_a_rate(plan: &Plan, record: &Record) -> Verdicts {
+    let minute = Duration::from_mins(1);
+    for (receiver, ReceiverPlan { rate, .. }) in plan.receivers.iter().enumerate() {
+        let Some(rate) = *rate else { continue };
+        let sent = |it: &&RecordedAttempt| {
+            it.receiver == receiver && it.reply != Some(Reply::AddressRefused)
+        };
+        let mut times: Vec<_> = record.attempts.iter().filter(sent).map(|it| it.begun_at).collect();
+        times.sort_unstable();
+        for (index, first) in times.iter().enumerate() {
+            let within = times[index..].iter().take_while(|at| **at < *first + minute).count();
+            let allowed = usize::try_from(rate).unwrap();
+            hold!(within <= allowed, "{within} attempts at {receiver} in a minute from {first:?}");
+        }
     }
     Ok(())
 }
@@ -375,9 +397,11 @@ fn nobody_waits_for_others(plan: &Plan, ending: &Ending, record: &Record) -> Ver
     let rounds = u32::try_from(lanes.div_ceil(2 * plan.hands)).unwrap() + 1;
     let bound = STEP * rounds;
     for stored in &ending.callbacks {
-        if !plan.receivers[number_in(&stored.url)].is_good() {
+        let receiver = &plan.receivers[number_in(&stored.url)];
+        if !receiver.is_good() {
             continue;
         }
+        let apart = receiver.rate.map_or(Duration::ZERO, |_| Duration::from_secs(61));
         let id = stored.callback.id;
         let first = record.attempts.iter().find(|it| it.id == id);
         hold!(first.is_some(), "{id} never went to a receiver that takes everything");
@@ -385,7 +409,10 @@ fn nobody_waits_for_others(plan: &Plan, ending: &Ending, record: &Record) -> Ver
         let waited = first.unwrap().begun_at.saturating_sub(since_noon);
         // Those of its own lane that are owed as well go first, one or two at a time.
         let own = u32::try_from(ending.callbacks.len() + record.resent.len()).unwrap();
-        hold!(waited <= bound + STEP * own, "{id} waited {waited:?}, more than {bound:?}");
+        hold!(
+            waited <= bound + (STEP + apart) * own,
+            "{id} waited {waited:?}, more than {bound:?}"
+        );
     }
     for tracked in &ending.operations {
         let State::Settled { at, .. } = tracked.operation.state else { continue };

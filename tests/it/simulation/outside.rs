@@ -85,6 +85,7 @@ pub(crate) struct RecordedPoll {
 pub(crate) struct RecordedAttempt {
     pub(crate) id: CallbackId,
     pub(crate) headers: FixedHeaders,
+    pub(crate) receiver: usize,
     pub(crate) body: Bytes,
     pub(crate) begun_at: Duration,
     /// Whether the receiver has it now, whatever it said.
@@ -301,6 +302,10 @@ pub(crate) fn receiver_url(receiver: usize) -> String {
     format!("https://receiver-{receiver}.example/hooks")
 }
 
+pub(crate) fn receiver_origin(receiver: usize) -> String {
+    format!("https://receiver-{receiver}.example:443")
+}
+
 /// The number in `graph-7` or `https://receiver-7.example/hooks`.
 pub(crate) fn number_in(text: &str) -> usize {
     let digits: String = text.chars().filter(char::is_ascii_digit).collect();
@@ -412,6 +417,7 @@ impl Courier for WayOut {
             record.attempts.push(RecordedAttempt {
                 id: parcel.id,
                 headers: parcel.headers.clone(),
+                receiver,
                 body: parcel.body.clone(),
                 begun_at,
                 taken: false,

@@ -105,6 +105,8 @@ pub(crate) struct ReceiverPlan {
     pub(crate) replies: Vec<(Reply, Delay)>,
     /// What it answers to all attempts behind those.
     pub(crate) manner: Reply,
+    /// How many attempts a minute it has agreed to, if it has named a number.
+    pub(crate) rate: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -158,6 +160,11 @@ impl Plan {
         let stalls =
             |fault: &Fault| matches!(fault, Fault::StalledBefore(_) | Fault::StalledAfter(_));
         self.kills.is_empty() && self.clock.is_empty() && !self.store.iter().any(stalls)
+    }
+
+    /// Whether the clock is set in one life of the process and another one begins by it.
+    pub(crate) fn begins_by_another_clock(&self) -> bool {
+        !self.kills.is_empty() && !self.clock.is_empty()
     }
 
     /// Whether somebody sets the clock back.
@@ -291,11 +298,10 @@ fn any_answer() -> impl Strategy<Value = Answer> {
 fn any_receiver() -> impl Strategy<Value = ReceiverPlan> {
     let replies = prop::collection::vec((any_reply(), any_delay()), 0..5);
     let manner = prop_oneof![4 => Just(Reply::Accepts), 2 => any_reply()];
-    let good = Just(ReceiverPlan { replies: Vec::new(), manner: Reply::Accepts });
-    prop_oneof![
-        1 => good,
-        2 => (replies, manner).prop_map(|(replies, manner)| ReceiverPlan { replies, manner }),
-    ]
+    let good = Just((Vec::<(Reply, Delay)>::new(), Reply::Accepts));
+    let replies = prop_oneof![1 => good, 2 => (replies, manner)];
+    let rate = prop_oneof![2 => Just(None), 1 => (1_u32..6).prop_map(Some)];
+    (replies, rate).prop_map(|((replies, manner), rate)| ReceiverPlan { replies, manner, rate })
 }
 
 fn any_reply() -> impl Strategy<Value = Reply> {

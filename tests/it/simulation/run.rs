@@ -1,6 +1,7 @@
 //! Lives through a plan: two workers of one process on one store, killed and started again, until
 //! nothing is left to do.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use engagement_bridge::callback::{self, CallbackId};
 use engagement_bridge::clock::Clock as _;
 use engagement_bridge::courier::Format;
 use engagement_bridge::graph::{ApiVersion, Credential, Reference};
-use engagement_bridge::lane;
+use engagement_bridge::lane::{self, LaneName, Rate};
 use engagement_bridge::nudge::Nudge;
 use engagement_bridge::operation::{
     self, Decision, Event, Operation, OperationId, RunningNotice, State, decide,
@@ -17,8 +18,8 @@ use engagement_bridge::store::memory::MemoryStore;
 use engagement_bridge::store::postgres::{Address, PostgresStore};
 use engagement_bridge::store::sqlite::SqliteStore;
 use engagement_bridge::store::{
-    Amended, Amendment, Asked, CallbackFilter, Idempotency, OperationFilter, Page, Registered,
-    Registration, Resend, ResendId, Rest, Store, StoredCallback, Tracked, Wanted,
+    Amended, Amendment, Asked, CallbackFilter, Handshake, Idempotency, OperationFilter, Page,
+    Registered, Registration, Resend, ResendId, Rest, Store, StoredCallback, Tracked, Wanted,
 };
 use engagement_bridge::vault::{MasterKey, Vault};
 use engagement_bridge::worker::{Crowds, Resender, Settings, Worker};
@@ -26,7 +27,7 @@ use jiff::SignedDuration;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::outside::{Outside, SimulatedClock, WayOut, graph_id, receiver_url};
+use super::outside::{Outside, SimulatedClock, WayOut, graph_id, receiver_origin, receiver_url};
 use super::plan::{Identity, OperationPlan, Plan, Wish};
 use super::unreliable::{Unreliable, now};
 use crate::contract::Backend;
@@ -152,7 +153,7 @@ impl Disk {
 pub(crate) fn live(plan: &Plan, disk: &Disk) -> Result<Ending, String> {
     let outside = Outside::new(plan.clone());
     let mut story = Story::of(plan);
-    now(furnish(&*disk.open()));
+    now(furnish(&*disk.open(), plan));
     let (mut began, mut kills) = (Duration::ZERO, plan.kills.iter());
     loop {
         let kill = kills.next();
@@ -180,11 +181,17 @@ pub(crate) fn live(plan: &Plan, disk: &Disk) -> Result<Ending, String> {
     }
 }
 
-async fn furnish(store: &dyn Backend) {
+async fn furnish(store: &dyn Backend, plan: &Plan) {
     let (contoso, secret) = (caller("contoso"), SECRET.parse().unwrap());
     assert!(store.add_caller(&contoso, api_key("key"), &secret, NOON).await.unwrap());
     let added = store.add_connection(&contoso, &connection("contoso"), NOON).await.unwrap();
     assert_eq!(added, Some(true));
+    for (receiver, plan) in plan.receivers.iter().enumerate() {
+        let lane = LaneName::callback(&contoso, receiver_origin(receiver));
+        let rate = plan.rate.and_then(NonZeroU32::new).map(Rate::per_minute);
+        let handshake = Handshake { form: "graph".to_owned(), agreed_at: NOON, rate };
+        store.keep_handshake(&lane, handshake).await.unwrap();
+    }
 }
 
 async fn everything(store: &dyn Backend) -> (Vec<Tracked>, Vec<StoredCallback>, Vec<Resend>) {
@@ -463,13 +470,14 @@ impl Life {
             reference: Reference { version: ApiVersion::V1, id: graph_id(operation) },
             credential: credential(plan),
             callback_url: receiver_url(receiver),
-            callback_origin: format!("https://receiver-{receiver}.example:443"),
+            callback_origin: receiver_origin(receiver),
             client_state: None,
             callback_secret: None,
             format: Format::Envelope,
             trace: None,
             idempotency,
             live_limit: 1_000,
+            is_agreed: true,
         }
     }
 

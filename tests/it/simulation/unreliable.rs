@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use engagement_bridge::callback::{CallbackId, State};
+use engagement_bridge::lane::LaneName;
 use engagement_bridge::operation::OperationId;
 use engagement_bridge::store::{
     Advance, Advanced, Amended, Amendment, Asked, Attempt, Batch, CallbackFilter, CallerName,
-    Change, Claimed, Commit, Committed, Forgotten, GoneDestination, OperationFilter, Page, Purged,
-    Registered, Registration, Resend, ResendChange, ResendId, Store, StoreError, StoredCallback,
-    Tracked,
+    Change, Claimed, Commit, Committed, Forgotten, GoneDestination, Handshake, OperationFilter,
+    Page, Purged, Registered, Registration, Resend, ResendChange, ResendId, Store, StoreError,
+    StoredCallback, Tracked,
 };
 use jiff::Timestamp;
 use tokio::runtime::Runtime;
@@ -281,6 +282,22 @@ impl Store for Unreliable {
 
     async fn purge(&self, before: Timestamp, limit: u32) -> Result<Purged, StoreError> {
         now(self.inner.purge(before, limit))
+    }
+
+    async fn handshake(&self, lane: &LaneName) -> Result<Option<Handshake>, StoreError> {
+        now(self.inner.handshake(lane))
+    }
+
+    async fn keep_handshake(
+        &self,
+        lane: &LaneName,
+        handshake: Handshake,
+    ) -> Result<(), StoreError> {
+        now(self.inner.keep_handshake(lane, handshake))
+    }
+
+    async fn forget_handshakes(&self, before: Timestamp, limit: u32) -> Result<u32, StoreError> {
+        now(self.inner.forget_handshakes(before, limit))
     }
 
     async fn forget(

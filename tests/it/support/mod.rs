@@ -72,6 +72,7 @@ pub(crate) fn registration(n: u32) -> Registration {
         trace: None,
         idempotency: None,
         live_limit: 1_000_000,
+        is_agreed: true,
     }
 }
 

@@ -26,7 +26,7 @@ use tempfile::TempDir;
 use tokio::task::JoinSet;
 
 pub(crate) use app::{Answer, Client, SECRET_OF_CLIENT};
-pub(crate) use receiver::{Received, Receiver};
+pub(crate) use receiver::{Received, Receiver, agree};
 
 /// How many times faster than real time Graph's clock runs here.
 pub(crate) const SPEED: f64 = 310.0;

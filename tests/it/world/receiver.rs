@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use engagement_bridge::clock::{Clock as _, SystemClock};
@@ -35,8 +35,20 @@ pub(crate) struct Received {
     pub(crate) body: Bytes,
 }
 
+/// A question whether it wants callbacks.
+#[derive(Clone, Debug)]
+pub(crate) struct Asked {
+    pub(crate) method: Method,
+    pub(crate) uri: Uri,
+    pub(crate) headers: HeaderMap,
+}
+
+type Manners = dyn Fn(&Asked) -> Response + Send + Sync;
+
 #[derive(Clone)]
 struct Desk {
+    asked: Arc<Mutex<Vec<Asked>>>,
+    manners: Arc<Mutex<Arc<Manners>>>,
     received: mpsc::Sender<Received>,
     answers: Arc<Mutex<Vec<Response>>>,
     secret: Arc<Mutex<Option<SigningSecret>>>,
@@ -47,8 +59,16 @@ impl Receiver {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (sender, received) = mpsc::channel(1_000);
-        let desk = Desk { received: sender, answers: Arc::default(), secret: Arc::default() };
-        let router = Router::new().route("/hooks", post(take)).with_state(desk.clone());
+        let manners: Arc<Manners> = Arc::new(agree);
+        let desk = Desk {
+            asked: Arc::default(),
+            manners: Arc::new(Mutex::new(manners)),
+            received: sender,
+            answers: Arc::default(),
+            secret: Arc::default(),
+        };
+        let hooks = post(take).options(answer);
+        let router = Router::new().route("/hooks", hooks).with_state(desk.clone());
         let mut serving = JoinSet::new();
         serving.spawn(axum::serve(listener, router).into_future());
         Self { address, received: AsyncMutex::new(received), desk, _serving: serving }
@@ -67,6 +87,19 @@ impl Receiver {
     pub(crate) fn answer<R: IntoResponse>(&self, answers: Vec<R>) {
         let answers = answers.into_iter().rev().map(IntoResponse::into_response);
         *self.desk.answers.lock().unwrap() = answers.collect();
+    }
+
+    /// From now on, questions whether it wants callbacks are answered so.
+    pub(crate) fn answer_questions(
+        &self,
+        manners: impl Fn(&Asked) -> Response + Send + Sync + 'static,
+    ) {
+        *self.desk.manners.lock().unwrap() = Arc::new(manners);
+    }
+
+    /// All that it was asked.
+    pub(crate) fn asked(&self) -> Vec<Asked> {
+        self.desk.asked.lock().unwrap().clone()
     }
 
     /// The next callback, verified.
@@ -122,8 +155,43 @@ impl Received {
     }
 }
 
-async fn take(State(desk): State<Desk>, headers: HeaderMap, body: Bytes) -> Response {
+async fn take(
+    State(desk): State<Desk>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    if token(&uri).is_some() {
+        return answer(State(desk), method, uri, headers).await;
+    }
     let answer = desk.answers.lock().unwrap().pop();
     desk.received.send(Received { headers, body }).await.unwrap();
     answer.unwrap_or_else(|| StatusCode::NO_CONTENT.into_response())
+}
+
+async fn answer(
+    State(desk): State<Desk>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Response {
+    let asked = Asked { method, uri, headers };
+    let manners = Arc::clone(&desk.manners.lock().unwrap());
+    let answer = manners(&asked);
+    desk.asked.lock().unwrap().push(asked);
+    answer
+}
+
+/// As whoever wants callbacks, in both forms.
+pub(crate) fn agree(asked: &Asked) -> Response {
+    match token(&asked.uri) {
+        Some(token) => token.into_response(),
+        None => [("webhook-allowed-origin", "*"), ("webhook-allowed-rate", "*")].into_response(),
+    }
+}
+
+fn token(uri: &Uri) -> Option<String> {
+    let pairs = url::form_urlencoded::parse(uri.query()?.as_bytes());
+    pairs.into_iter().find(|(name, _)| name == "validationToken").map(|(_, it)| it.into_owned())
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::http::{Method, StatusCode};
+use axum::response::IntoResponse as _;
 use engagement_bridge::courier::SigningSecret;
 use engagement_bridge::sandbox::{Sandbox, Script, Version};
 use rusqlite::Connection;
@@ -45,8 +46,15 @@ impl Installation {
         for arguments in [&["callers", "add-key", "shop"][..], &["callers", "add", "desk"]] {
             keys.push(home.json(arguments).await["apiKey"].as_str().unwrap().to_owned());
         }
+        // At first, the receiver is asked, and names a rate that is in nobody's way.
+        receiver.answer_questions(|_| {
+            [("webhook-allowed-origin", "*"), ("webhook-allowed-rate", "60000")].into_response()
+        });
+        let flags = home.flags.len();
+        let home = home.flag("--callback-handshake", "cloudEvents");
+        let mut home = home.flag("--callback-request-origin", "bridge.example.com");
         let serve = home.serve().await;
-        let [shop, desk] = [0, 2].map(|key: usize| serve.client(&keys[key]));
+        let shop = serve.client(&keys[0]);
         let secret = shop.post("/v1/signing-secrets", &json!({})).await;
         receiver.expect_secret(secret.body["secret"].as_str().unwrap().parse().unwrap());
         for _ in 0..2 {
@@ -68,6 +76,10 @@ impl Installation {
             register(&shop, json!([{ "status": outcome }]), &receiver.url()).await;
             assert_eq!(receiver.next().await.about(), outcome);
         }
+        assert!(serve.terminate().await.success());
+        home.flags.truncate(flags);
+        let serve = home.serve().await;
+        let [shop, desk] = [0, 2].map(|key: usize| serve.client(&keys[key]));
         receiver.answer(vec![(StatusCode::GONE, "unsubscribed")]);
         let given_up = format!("{}?for=good", receiver.url());
         register(&shop, json!([{ "status": "succeeded" }]), &given_up).await;
