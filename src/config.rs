@@ -127,7 +127,8 @@ pub struct Settings {
     #[arg(long, env = "ENGAGEMENT_BRIDGE_CA_FILE", value_name = "PATH")]
     pub ca_file: Option<PathBuf>,
 
-    /// Polls and attempts in progress at the most.
+    /// Polls and attempts in progress at the most, beside up to four times as many that take longer
+    /// than 2 s.
     #[arg(
         long,
         env = "ENGAGEMENT_BRIDGE_HANDS",

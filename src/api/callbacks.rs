@@ -35,8 +35,10 @@ pub(super) struct Filter {
     /// the usual one.
     origin: Option<String>,
     /// Only callbacks that came to rest (delivered or undeliverable) then or later, in RFC 3339.
+    #[param(format = DateTime)]
     since: Option<String>,
     /// Only callbacks that came to rest before.
+    #[param(format = DateTime)]
     until: Option<String>,
     /// Only callbacks behind this one: the `next` of the page before.
     #[param(pattern = "^msg_[0-9a-f]{32}_[1-9][0-9]{0,8}$")]

@@ -37,9 +37,10 @@ pub(super) struct Request {
     #[schema(example = "https://app.example.com")]
     origin: Option<String>,
     /// Only those that came to rest then or later, in RFC 3339.
-    #[schema(example = "2027-01-15T08:00:00Z")]
+    #[schema(format = DateTime, example = "2027-01-15T08:00:00Z")]
     since: Option<String>,
     /// Only those that came to rest before.
+    #[schema(format = DateTime)]
     until: Option<String>,
 }
 
@@ -61,9 +62,10 @@ pub(super) struct OperatorsRequest {
     #[schema(example = "https://app.example.com")]
     origin: Option<String>,
     /// Only those that came to rest then or later, in RFC 3339.
-    #[schema(example = "2027-01-15T08:00:00Z")]
+    #[schema(format = DateTime, example = "2027-01-15T08:00:00Z")]
     since: Option<String>,
     /// Only those that came to rest before.
+    #[schema(format = DateTime)]
     until: Option<String>,
 }
 

@@ -38,7 +38,7 @@ enum Action {
         /// Only those undeliverable for this reason: gone, addressRefused, attemptsSpent or tooOld.
         #[arg(long, value_name = "REASON")]
         reason: Option<String>,
-        /// Only those to this origin, such as https://app.example.com.
+        /// Only those to this origin, such as `https://app.example.com`.
         #[arg(long, value_name = "ORIGIN")]
         origin: Option<String>,
         /// Only those that came to rest then or later, such as 2027-01-15T08:00:00Z.
@@ -138,16 +138,15 @@ fn print(resend: &Resend, as_json: bool) -> anyhow::Result<()> {
         return json(resend);
     }
     let Resend { id, matched, resent, .. } = resend;
-    match resend.skipped {
-        Some(skipped) => line(format_args!(
+    if let Some(skipped) = resend.skipped {
+        line(format_args!(
             "Done: {STRONG}{resent}{STRONG:#} of {matched} are on their way, {skipped} skipped."
-        ))?,
-        None => {
-            line(format_args!("{matched} callbacks will be sent again: {STRONG}{id}{STRONG:#}."))?;
-            line(format_args!(
-                "{FAINT}See how far it has come: engagement-bridge callbacks resends{FAINT:#}"
-            ))?;
-        }
+        ))?;
+    } else {
+        line(format_args!("{matched} callbacks will be sent again: {STRONG}{id}{STRONG:#}."))?;
+        line(format_args!(
+            "{FAINT}See how far it has come: engagement-bridge callbacks resends{FAINT:#}"
+        ))?;
     }
     Ok(())
 }

@@ -1,33 +1,57 @@
 //! Sends one callback by HTTP, within bounds of time and size.
+//!
+//! # What is sent again at once
+//!
+//! A receiver may end a connection that is kept for the next callback at the moment when that leaves.
+//! It is no failure of the receiver's, and there is no way to avoid it (RFC 9112 §9.3.1). So a request
+//! goes once more, at once and over a fresh connection, as part of the same attempt, if
+//!
+//! * it went over a connection that had brought an answer before,
+//! * which the receiver closed or reset (of HTTP/2 with or without `GOAWAY`),
+//! * before a byte of an answer came; over HTTP/2, where bytes belong to many, before its headers.
+//!
+//! It is the same message, with the same `webhook-id` and signature, and delivery is at least once: a
+//! receiver that did take the first one sees what it sees after any lost answer. It is *not* done on a
+//! fresh connection, which tells that the receiver is in trouble; after a byte of an answer; where a
+//! stream of HTTP/2 is reset, for then the receiver is alive and answers so; after a deadline; or a
+//! second time. Both share the deadline of the attempt.
+//!
+//! hyper's client does less by itself: it passes on to another connection what it had not begun to
+//! write when it noticed that a kept one is closed. That stays on, for nothing was sent.
+
+mod classify;
 
 use std::error::Error;
-use std::io::{self, ErrorKind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
-use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::{CaptureConnection, Connected, capture_connection};
+use hyper_util::client::legacy::{Builder, Client};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::ClientConfig;
 use secrecy::ExposeSecret as _;
 use tokio::time::{Instant, timeout_at};
 
-use super::egress::{CallbackUrl, Egress, NotDialled, Refusal};
-use super::exit::{ConnectTimedOut, Connector, ProxyFailed, ProxyWay};
-use super::{Courier, Failure, Parcel, Receipt, RequestOrigin};
+use super::egress::{CallbackUrl, Egress, Refusal};
+use super::exit::{Connector, Line, Patience, ProxyWay};
+use super::failure::{Failure, Phase};
+use super::{Courier, Parcel, Receipt, RequestOrigin};
 use crate::callback::Reply;
 use crate::clock::Clock;
 use crate::lane::retry_after;
-use crate::names::LookupError;
+pub(super) use classify::classify;
+use classify::is_reset_of_stream;
 
 /// No attempt takes longer, whatever the receiver does.
 pub const HARD_DEADLINE: Duration = Duration::from_secs(20);
 
-const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+pub(super) const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 
 /// Bytes of an answer that are read, so that the connection may be used again.
 const READ: usize = 16 * 1_024;
@@ -35,14 +59,19 @@ const READ: usize = 16 * 1_024;
 /// Bytes of an answer that are kept.
 const KEPT: usize = 4 * 1_024;
 
-pub(super) const USER_AGENT: &str = concat!("engagement-bridge/", env!("CARGO_PKG_VERSION"));
+/// Bytes of the headers of an answer by HTTP/1.1 at the most.
+const LARGEST_HEAD: usize = 64 * 1_024;
 
-/// Characters of a failure's detail at the most.
-const LONGEST_DETAIL: usize = 300;
+/// Between two pings of HTTP/2, while an answer is waited for, and how long one is waited for.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+
+pub(super) const USER_AGENT: &str = concat!("engagement-bridge/", env!("CARGO_PKG_VERSION"));
 
 /// A [`Courier`] over HTTP/1.1 and HTTP/2.
 pub struct HttpCourier {
     client: Client<Connector, Full<Bytes>>,
+    /// Connects anew for each request.
+    anew: Client<Connector, Full<Bytes>>,
     egress: Arc<Egress>,
     clock: Arc<dyn Clock>,
     within: Duration,
@@ -75,17 +104,12 @@ impl HttpCourier {
         connect_within: Duration,
         within: Duration,
     ) -> Self {
-        let connector = Connector::new(Arc::clone(&egress), tls, proxy, connect_within);
-        // One attempt is one request: a redirect is an answer like any other, since it leads where
-        // nobody has looked, and a stream that a receiver refuses is not sent again, for the record
-        // of attempts would not tell of it.
-        let client = Client::builder(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .pool_timer(TokioTimer::new())
-            .pool_max_idle_per_host(16)
-            .pool_idle_timeout(Duration::from_secs(30))
-            .build(connector);
-        Self { client, egress, clock, within, origin: None }
+        let patience = Patience { connect: connect_within, blocked: within };
+        let connector = Connector::new(Arc::clone(&egress), tls, proxy, patience);
+        let mut builder = bounded();
+        let client = builder.pool_max_idle_per_host(16).build(connector.clone());
+        let anew = builder.pool_max_idle_per_host(0).build(connector);
+        Self { client, anew, egress, clock, within, origin: None }
     }
 
     /// Says in each callback who sends it, as receivers expect who were asked by that name.
@@ -96,17 +120,17 @@ impl HttpCourier {
 
     async fn attempt(&self, url: &CallbackUrl, parcel: &Parcel) -> Result<Receipt, Unanswered> {
         let until = Instant::now() + self.within;
-        let timed_out = |phase: &str| Unanswered {
-            failure: Failure::TimedOut,
-            detail: format!("no complete answer within {} s, {phase}", self.within.as_secs_f32()),
+        let headers = self.headers(parcel);
+        let sending = Sending { url, headers: &headers, body: &parcel.body, until };
+        let answered = match sending.over(&self.client).await {
+            Err(Lost { is_stale: true, .. }) => {
+                tracing::debug!(callback.id = %parcel.id, "sent {} again, anew", parcel.id);
+                sending.over(&self.anew).await
+            }
+            answered => answered,
         };
-        let mut request = Request::new(Full::new(parcel.body.clone()));
-        *request.method_mut() = Method::POST;
-        *request.uri_mut() = url.uri().clone();
-        *request.headers_mut() = self.headers(parcel);
-        let sent = timeout_at(until, self.client.request(request)).await;
-        let response = sent.map_err(|_| timed_out("before its headers"))?;
-        let response = response.map_err(|error| classify(&error, error.is_connect()))?;
+        let (response, line) =
+            answered.map_err(|lost| lost.unanswered.unwrap_or_else(|phase| self.late(phase)))?;
         let status = response.status();
         // The status says what becomes of the callback, however the rest of the answer goes.
         let reply = reply(status, response.headers(), self.clock.wall());
@@ -115,12 +139,22 @@ impl HttpCourier {
             Ok(Ok(())) => None,
             // Whoever says 2xx has taken the callback, and nothing went wrong.
             Ok(Err(_)) | Err(_) if status.is_success() => None,
-            Ok(Err(error)) => Some(classify(&error, false)),
-            Err(_) => Some(timed_out("before the end of its body")),
+            Ok(Err(error)) => Some(classify(&error)),
+            Err(_) => Some(self.late(Phase::Reading)),
         };
+        if let Some(line) = line {
+            line.answered();
+        }
         let (failure, detail) = broken.map(|it| (it.failure, it.detail)).unzip();
         let (status, answer) = (Some(status.as_u16()), answer.freeze());
         Ok(Receipt { reply, status, failure, detail, answer, took: Duration::ZERO })
+    }
+
+    /// The deadline of the attempt passed in this phase.
+    fn late(&self, phase: Phase) -> Unanswered {
+        let (within, phase_in_words) = (self.within.as_secs_f32(), phase.in_words());
+        let detail = format!("no complete answer within {within} s: {phase_in_words}");
+        Unanswered { failure: Failure::TimedOut(phase), detail }
     }
 
     /// Signed anew for each attempt, with its own time.
@@ -154,6 +188,125 @@ impl HttpCourier {
             }
         }
         headers
+    }
+}
+
+/// Clients of receivers, who may send what they like. A redirect is an answer like any other, since it
+/// leads where nobody has looked.
+pub(super) fn bounded() -> Builder {
+    let mut builder = Client::builder(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(Duration::from_secs(30))
+        .http1_max_buf_size(LARGEST_HEAD)
+        .http2_max_header_list_size(16 * 1_024)
+        .http2_initial_stream_window_size(64 * 1_024)
+        .http2_initial_connection_window_size(512 * 1_024)
+        // A peer that is silently gone is noticed, also where nothing can be written any more.
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .http2_keep_alive_timeout(KEEP_ALIVE);
+    builder
+}
+
+/// One request, which may have to be sent twice.
+struct Sending<'a> {
+    url: &'a CallbackUrl,
+    headers: &'a HeaderMap,
+    body: &'a Bytes,
+    until: Instant,
+}
+
+/// No headers of an answer came.
+struct Lost {
+    /// Why, or how far it had come by the deadline.
+    unanswered: Result<Unanswered, Phase>,
+    /// Whether it was lost because the connection was kept for too long.
+    is_stale: bool,
+}
+
+impl Sending<'_> {
+    async fn over(
+        &self,
+        client: &Client<Connector, Full<Bytes>>,
+    ) -> Result<(Response<Incoming>, Option<Line>), Lost> {
+        let (body, is_sent) = Unsent::watch(self.body.clone());
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = self.url.uri().clone();
+        *request.headers_mut() = self.headers.clone();
+        let connection = capture_connection(&mut request);
+        match timeout_at(self.until, client.request(request)).await {
+            Ok(Ok(response)) => Ok((response, line(&connection))),
+            Ok(Err(error)) => {
+                let unanswered = classify(&error);
+                let is_stale = is_stale(&unanswered, &error, &connection);
+                Err(Lost { unanswered: Ok(unanswered), is_stale })
+            }
+            Err(_) => {
+                let line = line(&connection);
+                // HTTP/2 would carry further requests over it, to a receiver that may be gone.
+                if let Some(connected) = connection.connection_metadata().as_ref() {
+                    connected.poison();
+                }
+                let phase = match line {
+                    None => Phase::Connecting,
+                    Some(line) if line.is_blocked() || !is_sent.load(Ordering::Relaxed) => {
+                        Phase::Sending
+                    }
+                    Some(_) => Phase::Waiting,
+                };
+                Err(Lost { unanswered: Err(phase), is_stale: false })
+            }
+        }
+    }
+}
+
+/// What is known of the connection that a request went over, if it got so far.
+fn line(connection: &CaptureConnection) -> Option<Line> {
+    let mut extras = http::Extensions::new();
+    connection.connection_metadata().as_ref()?.get_extras(&mut extras);
+    extras.remove()
+}
+
+/// See the head of this file.
+fn is_stale(
+    unanswered: &Unanswered,
+    error: &(dyn Error + 'static),
+    connection: &CaptureConnection,
+) -> bool {
+    let is_shared =
+        connection.connection_metadata().as_ref().is_some_and(Connected::is_negotiated_h2);
+    let is_lost = matches!(unanswered.failure, Failure::ClosedEarly | Failure::ResetByReceiver);
+    is_lost
+        && !is_reset_of_stream(error)
+        && line(connection).is_some_and(|it| it.is_used() && (is_shared || !it.has_heard_more()))
+}
+
+/// A body that is let go of once it is written.
+struct Unsent {
+    bytes: Bytes,
+    is_sent: Arc<AtomicBool>,
+}
+
+impl Unsent {
+    /// The bytes to send, and what tells whether they are written.
+    fn watch(bytes: Bytes) -> (Bytes, Arc<AtomicBool>) {
+        let is_sent = Arc::new(AtomicBool::new(false));
+        let unsent = Self { bytes, is_sent: Arc::clone(&is_sent) };
+        (Bytes::from_owner(unsent), is_sent)
+    }
+}
+
+impl AsRef<[u8]> for Unsent {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Unsent {
+    fn drop(&mut self) {
+        self.is_sent.store(true, Ordering::Relaxed);
     }
 }
 
@@ -192,8 +345,9 @@ fn log(parcel: &Parcel, host: &str, receipt: &Receipt) {
 
 /// What a status means for the callback.
 fn reply(status: StatusCode, headers: &HeaderMap, now: jiff::Timestamp) -> Reply {
-    let asked = headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
-    let retry_after = asked.and_then(|value| retry_after(value, now));
+    // Of several, the one that asks for most: it is no use to come earlier.
+    let asked = headers.get_all(header::RETRY_AFTER).iter().filter_map(|value| value.to_str().ok());
+    let retry_after = asked.filter_map(|value| retry_after(value, now)).max();
     match status.as_u16() {
         200..=299 => Reply::Accepted,
         410 => Reply::Gone,
@@ -217,57 +371,6 @@ async fn read(mut body: Incoming, kept: &mut BytesMut) -> Result<(), hyper::Erro
     Ok(())
 }
 
-/// Finds the failure in the chain of causes, by type and never by text.
-pub(super) fn classify(error: &(dyn Error + 'static), is_connect: bool) -> Unanswered {
-    let causes: Vec<_> = std::iter::successors(Some(error), cause_of).collect();
-    // Those within know more than those around them.
-    let found = causes.iter().rev().find_map(|cause| failure(*cause, is_connect));
-    let failure =
-        found.unwrap_or(if is_connect { Failure::ConnectFailed } else { Failure::ConnectionLost });
-    let last = causes.last().map(ToString::to_string).unwrap_or_default();
-    Unanswered { failure, detail: last.chars().take(LONGEST_DETAIL).collect() }
-}
-
-/// What an `io::Error` holds is passed over by its `source`, and rustls hides in there.
-fn cause_of<'a>(&error: &&'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
-    match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
-        Some(held) => Some(held),
-        None => error.source(),
-    }
-}
-
-fn failure(cause: &(dyn Error + 'static), is_connect: bool) -> Option<Failure> {
-    if let Some(not_dialled) = cause.downcast_ref::<NotDialled>() {
-        return Some(match not_dialled {
-            NotDialled::Refused(refusal) => Failure::Refused(refusal.code()),
-            NotDialled::NotResolved(
-                LookupError::NotFound | LookupError::TimedOut | LookupError::Unavailable(_),
-            ) => Failure::NameNotResolved,
-        });
-    }
-    if cause.is::<rustls::Error>() {
-        return Some(Failure::TlsFailed);
-    }
-    if cause.is::<ProxyFailed>() {
-        return Some(Failure::ProxyFailed);
-    }
-    if cause.is::<ConnectTimedOut>() {
-        return Some(Failure::TimedOut);
-    }
-    if let Some(error) = cause.downcast_ref::<hyper::Error>()
-        && (error.is_parse() || error.is_parse_status())
-    {
-        return Some(Failure::AnswerMalformed);
-    }
-    let kind = cause.downcast_ref::<io::Error>()?.kind();
-    if kind == ErrorKind::TimedOut {
-        return Some(Failure::TimedOut);
-    }
-    // So hyper says that a body is not as its headers announce it.
-    let is_malformed = matches!(kind, ErrorKind::InvalidInput | ErrorKind::InvalidData);
-    (is_malformed && !is_connect).then_some(Failure::AnswerMalformed)
-}
-
 impl From<&Refusal> for Unanswered {
     fn from(refusal: &Refusal) -> Self {
         Self { failure: Failure::Refused(refusal.code()), detail: refusal.to_string() }
@@ -280,11 +383,15 @@ impl From<Unanswered> for Receipt {
             Failure::Refused(_) => Reply::AddressRefused,
             Failure::NameNotResolved
             | Failure::ProxyFailed
+            | Failure::ConnectRefused
+            | Failure::ConnectUnreachable
             | Failure::ConnectFailed
-            | Failure::TlsFailed
-            | Failure::TimedOut
-            | Failure::ConnectionLost
-            | Failure::AnswerMalformed => Reply::Unwell { retry_after: None },
+            | Failure::Tls(_)
+            | Failure::TimedOut(_)
+            | Failure::ResetByReceiver
+            | Failure::ClosedEarly
+            | Failure::AnswerMalformed
+            | Failure::AnswerTooLarge => Reply::Unwell { retry_after: None },
         };
         Self {
             reply,

@@ -8,6 +8,7 @@
 pub mod egress;
 mod exit;
 mod extra_header;
+mod failure;
 mod greeting;
 mod http;
 mod letter;
@@ -21,11 +22,11 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::callback::{CallbackId, Reply};
-use egress::RefusalCode;
 
 pub use egress::{CallbackUrl, Egress};
 pub use exit::{InvalidProxy, Proxy, ProxyWay};
 pub use extra_header::{ExtraHeader, InvalidHeader};
+pub use failure::{Failure, Phase, TlsFault};
 pub use greeting::{
     Cause, Consent, Declined, Form, GREETING_DEADLINE, Greeter, HttpGreeter, InvalidOrigin,
     RequestOrigin,
@@ -74,53 +75,4 @@ pub struct Receipt {
     /// The first 4 KiB of the answer's body.
     pub answer: Bytes,
     pub took: Duration,
-}
-
-/// What kept an attempt from being answered, or its answer from being read.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub enum Failure {
-    /// Nothing was sent: the operator's rules do not allow it.
-    Refused(RefusalCode),
-    /// No address was found for the name.
-    NameNotResolved,
-    /// The operator's proxy was not reached, or did not connect us.
-    ProxyFailed,
-    ConnectFailed,
-    /// No secure connection: certificate wrong or expired, no common version.
-    TlsFailed,
-    /// The deadline for the whole exchange, or for connecting, passed.
-    TimedOut,
-    /// The connection broke off before the answer was complete.
-    ConnectionLost,
-    /// The answer was not HTTP.
-    AnswerMalformed,
-}
-
-impl Failure {
-    pub fn all() -> impl Iterator<Item = Self> {
-        let others = [
-            Self::NameNotResolved,
-            Self::ProxyFailed,
-            Self::ConnectFailed,
-            Self::TlsFailed,
-            Self::TimedOut,
-            Self::ConnectionLost,
-            Self::AnswerMalformed,
-        ];
-        RefusalCode::ALL.map(Self::Refused).into_iter().chain(others)
-    }
-
-    /// The code in attempt records and logs; it stays the same.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Refused(code) => code.as_str(),
-            Self::NameNotResolved => "nameNotResolved",
-            Self::ProxyFailed => "proxyFailed",
-            Self::ConnectFailed => "connectFailed",
-            Self::TlsFailed => "tlsFailed",
-            Self::TimedOut => "timedOut",
-            Self::ConnectionLost => "connectionLost",
-            Self::AnswerMalformed => "answerMalformed",
-        }
-    }
 }

@@ -10,9 +10,9 @@ use secrecy::ExposeSecret as _;
 use super::handover::Value;
 use super::sealed::{callback_secret_place, token_place};
 use super::{
-    ApiKey, Attempt, CallerName, ConnectionSummary, GoneDestination, Handshake, Identity, KeyDigest,
-    Notice, Resend, Rest, SigningKeySummary, SigningSecretSummary, StoreError, StoredCallback,
-    Tracked, Wanted,
+    ApiKey, Attempt, CallerName, ConnectionSummary, GoneDestination, Handshake, Identity,
+    KeyDigest, Notice, Resend, Rest, SigningKeySummary, SigningSecretSummary, StoreError,
+    StoredCallback, Tracked, Wanted,
 };
 use crate::callback::{self, Callback, CallbackId, Reason};
 use crate::courier::{Format, SigningSecret, Trace};

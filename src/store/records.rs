@@ -141,6 +141,13 @@ pub struct Claim {
     pub(super) lane: Option<LaneName>,
 }
 
+impl Claim {
+    /// Whose slot it holds; `None` for a lapse.
+    pub fn lane(&self) -> Option<&LaneName> {
+        self.lane.as_ref()
+    }
+}
+
 /// A claim, and what is to be done by its right.
 #[derive(Debug)]
 pub struct Claimed {

@@ -26,9 +26,14 @@ pub(crate) struct Identity {
 }
 
 pub(crate) fn identity(name: &str, expires_in: i32, alpn: &str) -> Identity {
+    identity_between(2_000, expires_in, name, alpn)
+}
+
+/// One that is valid from the beginning of a year to that of another.
+pub(crate) fn identity_between(from: i32, to: i32, name: &str, alpn: &str) -> Identity {
     let mut params = CertificateParams::new([name.to_owned()]).unwrap();
-    params.not_before = date_time_ymd(2_000, 1, 1);
-    params.not_after = date_time_ymd(expires_in, 1, 1);
+    params.not_before = date_time_ymd(from, 1, 1);
+    params.not_after = date_time_ymd(to, 1, 1);
     let key = KeyPair::generate().unwrap();
     let certificate = params.self_signed(&key).unwrap();
     let text = STANDARD.encode(certificate.der());

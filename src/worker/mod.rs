@@ -5,6 +5,7 @@
 //! than it has free hands for, because what is claimed waits for nobody else.
 
 mod committer;
+mod hands;
 mod resends;
 mod retention;
 mod step;
@@ -13,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -23,6 +24,7 @@ use crate::graph::Graph;
 use crate::nudge::Nudge;
 use crate::store::{Claimed, Commit, Store, StoreError};
 use crate::{callback, operation};
+use hands::{Hands, Held};
 
 pub use resends::{Crowds, Resender};
 pub use retention::{Retention, forget_what_rests};
@@ -48,7 +50,7 @@ pub struct Worker {
 /// How much the worker does at a time, and how long it may take.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Steps in progress at the most.
+    /// Steps in progress at the most, beside those that are slow: four times as many.
     pub hands: usize,
     /// How long the loop sleeps at the most, should a nudge be lost between replicas.
     pub longest_sleep: Duration,
@@ -127,15 +129,14 @@ impl Worker {
         steps: &TaskTracker,
         commits: mpsc::Sender<Commit>,
     ) {
-        let hands = Arc::new(Semaphore::new(self.settings.hands.max(1)));
+        let hands = Arc::new(Hands::new(self.settings.hands));
         while !stop.is_cancelled() {
             // Taken before looking, so that nobody's nudge falls between looking and sleeping.
             let mut nudged = std::pin::pin!(self.nudge.nudged());
             nudged.as_mut().enable();
-            // Others only ever give hands back, so this errs towards claiming too little.
-            let free = hands.available_permits();
+            let free = hands.free();
             if free == 0 {
-                drop(stop.run_until_cancelled(hands.acquire()).await);
+                stop.run_until_cancelled(hands.until_one_is_free()).await;
                 continue;
             }
             match self.claim(free).await {
@@ -151,8 +152,9 @@ impl Worker {
                 }
                 Ok(claimed) => {
                     for claimed in claimed {
-                        let Ok(hand) = Arc::clone(&hands).acquire_owned().await else { return };
-                        steps.spawn(Arc::clone(self).work(claimed, hand, commits.clone()));
+                        let Some(held) = hands.take(claimed.claim.lane()).await else { return };
+                        let hands = Arc::clone(&hands);
+                        steps.spawn(Arc::clone(self).work(claimed, hands, held, commits.clone()));
                     }
                 }
                 Err(error) => {
@@ -186,12 +188,14 @@ impl Worker {
     async fn work(
         self: Arc<Self>,
         claimed: Claimed,
-        hand: OwnedSemaphorePermit,
+        hands: Arc<Hands>,
+        held: Held,
         commits: mpsc::Sender<Commit>,
     ) {
-        let commit = self.take(claimed).await;
+        let lane = claimed.claim.lane().cloned();
+        let (commit, held) = hands.see(lane, held, self.take(claimed)).await;
         // The committer outlives all steps; were it gone, the lease would see to this one.
         drop(commits.send(commit).await);
-        drop(hand);
+        drop(held);
     }
 }

@@ -142,8 +142,8 @@ impl Resender {
                     self.nudge.now();
                 }
                 if is_done {
-                    let (id, resent) = (resend.id, resend.resent + resent);
-                    tracing::info!(resend.id = %id, resent, "{id} is done: {resent} are sent again");
+                    let (id, sent) = (resend.id, resend.resent + resent);
+                    tracing::info!(resend.id = %id, sent, "{id} is done: {sent} are sent again");
                 }
                 Ok(resent > 0 || !is_last)
             }

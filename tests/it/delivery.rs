@@ -175,7 +175,7 @@ async fn what_kept_an_attempt_from_being_answered_is_recorded() {
     let callback = callback(&world, &id).await;
     assert_eq!(callback["reason"], "attemptsSpent");
     assert_eq!(of_each(&callback, "status"), [Value::Null]);
-    assert_eq!(of_each(&callback, "failure"), ["connectFailed"]);
+    assert_eq!(of_each(&callback, "failure"), ["connectRefused"]);
     assert_eq!(of_each(&callback, "answer"), [""]);
     let detail = &of_each(&callback, "detail")[0];
     assert!(detail.as_str().unwrap().contains("refused"), "{detail}");

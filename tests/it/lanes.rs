@@ -63,6 +63,8 @@ struct Sent {
 fn play(mut lane: Lane, policy: &Policy, acts: &[Act]) -> Result<Vec<Sent>, TestCaseError> {
     let (mut now, mut tokens) = (NOON, 0);
     let (mut open, mut all): (Vec<Sent>, Vec<Sent>) = (Vec::new(), Vec::new());
+    // Since the latest failure.
+    let mut successes = 0;
     for act in acts {
         match *act {
             Act::Claim(wanted) => {
@@ -75,12 +77,23 @@ fn play(mut lane: Lane, policy: &Policy, acts: &[Act]) -> Result<Vec<Sent>, Test
                     open.push(Sent { token: tokens, at: now, over_at, unused: false });
                 }
                 prop_assert_eq!(lane.room(now), room - room.min(wanted));
+                if lane.kind == Kind::Callback && 0 < room {
+                    let in_flight = open.iter().chain(&all).filter(|it| now < it.over_at).count();
+                    let doubled = 2_usize.saturating_pow(successes);
+                    let allowed = doubled.min(policy.callback_allowance as usize);
+                    prop_assert!(in_flight <= allowed, "{in_flight} after {successes} successes");
+                }
             }
             Act::Settle { which, report } if !open.is_empty() => {
                 let mut sent = open.remove(which % open.len());
                 // A step is over within its lease.
                 sent.over_at = now.min(sent.over_at);
                 sent.unused = report == Report::Unused;
+                successes = match report {
+                    Report::Well => successes + 1,
+                    Report::Indifferent | Report::Unused => successes,
+                    Report::Unwell { .. } => 0,
+                };
                 lane.settle(policy, sent.token, report, sent.over_at.max(now));
                 all.push(sent);
             }
@@ -145,6 +158,16 @@ proptest! {
         for span in spans(&arrived(&sent, &arrivals), rate as usize + 1) {
             prop_assert!(span >= seconds(60), "one more than {rate} within {span:?}");
         }
+    }
+
+    /// A receiver that comes back sees one attempt, then two, then four: [`play`] looks at each.
+    #[test]
+    fn a_callback_lane_never_has_more_in_flight_than_successes_since_a_failure_have_doubled(
+        acts in prop::collection::vec(any_act(), 1..120),
+        callback_allowance in 1_u32..40,
+    ) {
+        let policy = Policy { callback_allowance, ..Policy::default() };
+        play(Lane::new(Kind::Callback, &policy), &policy, &acts)?;
     }
 
     #[test]

@@ -128,9 +128,14 @@ struct AttemptView {
     /// What the receiver answered, if it did.
     #[schema(minimum = 100, maximum = 999)]
     status: Option<u16>,
-    /// What went wrong, where no answer came or not all of it: `nameNotResolved`, `proxyFailed`,
-    /// `connectFailed`, `tlsFailed`, `timedOut`, `connectionLost` or `answerMalformed`. Or where
-    /// nothing was sent, why the URL is refused: a code of `callbackUrl`. New ones may come.
+    /// What went wrong, where no answer came or not all of it. No connection: `nameNotResolved`,
+    /// `connectRefused`, `connectUnreachable`, `connectFailed`, `proxyFailed`. None that is secure:
+    /// `tlsCertificateExpired`, `tlsCertificateNotYetValid`, `tlsWrongName`, `tlsUnknownIssuer`,
+    /// `tlsNoCommonVersion`, `tlsFailed`. Not in time, and what it was that took too long:
+    /// `timedOutResolving`, `timedOutConnecting`, `timedOutSecuring`, `timedOutSending`,
+    /// `timedOutWaiting` (for the headers of the answer), `timedOutReading`. No answer, or not all of
+    /// it: `resetByReceiver`, `closedEarly`, `answerMalformed`, `answerTooLarge`. Or where nothing was
+    /// sent, why the URL is refused: a code of `callbackUrl`. New ones may come.
     failure: Option<String>,
     detail: Option<String>,
     /// The first 4 KiB of the answer, as text.

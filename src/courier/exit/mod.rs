@@ -8,9 +8,11 @@
 //! Through a proxy it is the same (see [`Proxy`]): the proxy is told the address that was admitted,
 //! not the name. Only where the operator leaves names to the proxy is it told those.
 
+mod line;
 mod proxy;
 
 use std::error::Error;
+use std::fmt;
 use std::future::{Ready, ready};
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
@@ -25,11 +27,15 @@ use hyper_util::client::legacy::connect::dns::Name;
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
 use tower_service::Service;
 
 use super::egress::{Admitted, Egress};
+use super::failure::Phase;
+use line::Watched;
 use proxy::Through;
 
+pub(super) use line::Line;
 pub(super) use proxy::ProxyFailed;
 pub use proxy::{InvalidProxy, Proxy, ProxyWay};
 
@@ -42,83 +48,133 @@ type Connecting<T> = Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send>>;
 /// A connection out, secure as far as the proxy where that is spoken to by https.
 type Outbound = MaybeHttpsStream<TokioIo<TcpStream>>;
 
-/// No connection came about in time.
-#[derive(Debug, thiserror::Error)]
-#[error("no connection within {} s", .0.as_secs_f32())]
-pub(super) struct ConnectTimedOut(Duration);
+/// No connection came about.
+#[derive(Debug)]
+pub(super) struct NotConnected {
+    /// How far it had come.
+    pub(super) phase: Phase,
+    why: WhyNot,
+}
+
+#[derive(Debug)]
+enum WhyNot {
+    Failed(BoxError),
+    TimedOut(Duration),
+}
+
+impl NotConnected {
+    pub(super) fn is_timeout(&self) -> bool {
+        matches!(self.why, WhyNot::TimedOut(_))
+    }
+}
+
+impl fmt::Display for NotConnected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let phase = self.phase.in_words();
+        match &self.why {
+            WhyNot::Failed(_) => write!(f, "no connection: {phase}"),
+            WhyNot::TimedOut(within) => {
+                write!(f, "no connection within {} s: {phase}", within.as_secs_f32())
+            }
+        }
+    }
+}
+
+impl Error for NotConnected {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match &self.why {
+            WhyNot::Failed(cause) => Some(cause.as_ref()),
+            WhyNot::TimedOut(_) => None,
+        }
+    }
+}
+
+/// How long things may take on the way out.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    /// Looking up the name, connecting, and the handshakes together.
+    pub(super) connect: Duration,
+    /// How long a receiver may take nothing of what is sent, before the connection is given up.
+    pub(super) blocked: Duration,
+}
 
 /// Connects to receivers, by TLS where their URL says so.
 #[derive(Clone)]
 pub(super) struct Connector {
-    secure: HttpsConnector<Exit>,
-    within: Duration,
-}
-
-/// Connects to what is admitted, in the clear.
-#[derive(Clone)]
-struct Exit {
     egress: Arc<Egress>,
+    tls: Arc<ClientConfig>,
     through: Option<Arc<Through>>,
-    within: Duration,
+    patience: Patience,
 }
 
 impl Connector {
-    /// `within` holds for all of it: looking up the name, connecting, and the handshakes.
     pub(super) fn new(
         egress: Arc<Egress>,
         tls: &ClientConfig,
         proxy: Option<ProxyWay>,
-        within: Duration,
+        patience: Patience,
     ) -> Self {
-        let through = proxy.map(|way| Arc::new(Through::new(way, tls.clone(), within)));
+        let through = proxy.map(|way| Arc::new(Through::new(way, tls.clone(), patience.connect)));
         let mut tls = tls.clone();
         tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        let exit = Exit { egress, through, within };
-        Self { secure: HttpsConnector::from((exit, tls)), within }
+        Self { egress, tls: Arc::new(tls), through, patience }
     }
 }
 
 impl Service<Uri> for Connector {
-    type Response = MaybeHttpsStream<Outbound>;
-    type Error = BoxError;
-    type Future = Connecting<Self::Response>;
+    type Response = TokioIo<Watched<TokioIo<MaybeHttpsStream<Outbound>>>>;
+    type Error = NotConnected;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, NotConnected>> + Send>>;
 
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.secure.poll_ready(context)
-    }
-
-    fn call(&mut self, to: Uri) -> Self::Future {
-        let (connecting, within) = (self.secure.call(to), self.within);
-        Box::pin(async move {
-            let connected = tokio::time::timeout(within, connecting).await;
-            connected.unwrap_or_else(|_| Err(ConnectTimedOut(within).into()))
-        })
-    }
-}
-
-impl Service<Uri> for Exit {
-    type Response = Outbound;
-    type Error = BoxError;
-    type Future = Connecting<Outbound>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), NotConnected>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, to: Uri) -> Self::Future {
-        let exit = self.clone();
-        Box::pin(async move { exit.connect(&to).await })
+        let connector = self.clone();
+        Box::pin(async move {
+            let stream = connector.connect(to).await?;
+            let watched = Watched::new(TokioIo::new(stream), connector.patience.blocked);
+            Ok(TokioIo::new(watched))
+        })
     }
 }
 
-impl Exit {
-    async fn connect(&self, to: &Uri) -> Result<Outbound, BoxError> {
-        let host = to.host().ok_or("a URL without a host")?;
+impl Connector {
+    async fn connect(&self, to: Uri) -> Result<MaybeHttpsStream<Outbound>, NotConnected> {
+        let until = Instant::now() + self.patience.connect;
+        let looked_up = async {
+            let host = to.host().ok_or("a URL without a host")?;
+            Ok::<_, BoxError>((host, self.egress.admit(host).await?))
+        };
+        let (host, admitted) = self.in_time(until, Phase::Resolving, looked_up).await?;
+        let dialled = self.dial(host, &to, admitted);
+        let outbound = self.in_time(until, Phase::Connecting, dialled).await?;
+        let mut secure = HttpsConnector::from((Dialled(Some(outbound)), Arc::clone(&self.tls)));
+        self.in_time(until, Phase::Securing, secure.call(to.clone())).await
+    }
+
+    async fn in_time<T>(
+        &self,
+        until: Instant,
+        phase: Phase,
+        doing: impl Future<Output = Result<T, BoxError>>,
+    ) -> Result<T, NotConnected> {
+        let why = match timeout_at(until, doing).await {
+            Ok(Ok(done)) => return Ok(done),
+            Ok(Err(error)) => WhyNot::Failed(error),
+            Err(_) => WhyNot::TimedOut(self.patience.connect),
+        };
+        Err(NotConnected { phase, why })
+    }
+
+    /// A connection in the clear to what is admitted.
+    async fn dial(&self, host: &str, to: &Uri, admitted: Admitted) -> Result<Outbound, BoxError> {
         let implied = if to.scheme_str() == Some("https") { 443 } else { 80 };
         let port = to.port_u16().unwrap_or(implied);
-        match (self.egress.admit(host).await?, &self.through) {
+        match (admitted, &self.through) {
             (Admitted::Addresses(addresses), None) => {
-                let stream = dial(addresses, port, self.within).await?;
+                let stream = dial(addresses, port, self.patience.connect).await?;
                 Ok(MaybeHttpsStream::Http(stream))
             }
             (Admitted::Addresses(addresses), Some(proxy)) => {
@@ -134,6 +190,23 @@ impl Exit {
             (Admitted::Name, Some(proxy)) => Ok(proxy.connect(&format!("{host}:{port}")).await?),
             (Admitted::Name, None) => Err("a name that nobody looks up".into()),
         }
+    }
+}
+
+/// Hands out one connection that is there already.
+struct Dialled(Option<Outbound>);
+
+impl Service<Uri> for Dialled {
+    type Response = Outbound;
+    type Error = BoxError;
+    type Future = Ready<Result<Outbound, BoxError>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        ready(self.0.take().ok_or_else(|| "a connection is handed out once".into()))
     }
 }
 

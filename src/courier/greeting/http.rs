@@ -8,20 +8,17 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::client::legacy::Client;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::ClientConfig;
 use tokio::time::{Instant, timeout_at};
 
 use super::{Answer, Cause, Consent, Declined, Form, Greeter, cloud_events, graph};
-use crate::courier::Failure;
 use crate::courier::egress::{CallbackUrl, Egress};
-use crate::courier::exit::{Connector, ProxyWay};
-use crate::courier::http::{USER_AGENT, Unanswered, classify};
+use crate::courier::exit::{Connector, Patience, ProxyWay};
+use crate::courier::http::{CONNECT_WITHIN, USER_AGENT, Unanswered, bounded, classify};
+use crate::courier::{Failure, Phase};
 
 /// No receiver is waited for any longer, whatever it does.
 pub const GREETING_DEADLINE: Duration = Duration::from_secs(10);
-
-const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 
 /// A [`Greeter`] over HTTP/1.1 and HTTP/2.
 pub struct HttpGreeter {
@@ -49,13 +46,10 @@ impl HttpGreeter {
         connect_within: Duration,
         within: Duration,
     ) -> Self {
-        let connector = Connector::new(egress, tls, proxy, connect_within);
-        // As with callbacks, a redirect is an answer like any other. No connection is kept: whoever is
-        // asked is asked once, and its name is judged for that.
-        let client = Client::builder(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .pool_max_idle_per_host(0)
-            .build(connector);
+        let patience = Patience { connect: connect_within, blocked: within };
+        let connector = Connector::new(egress, tls, proxy, patience);
+        // No connection is kept: whoever is asked is asked once, and its name is judged for that.
+        let client = bounded().pool_max_idle_per_host(0).build(connector);
         Self { client, form, within }
     }
 
@@ -96,22 +90,22 @@ impl HttpGreeter {
         most: usize,
     ) -> Result<Answer, Unanswered> {
         let until = Instant::now() + self.within;
-        let timed_out = || Unanswered {
-            failure: Failure::TimedOut,
+        let timed_out = |phase| Unanswered {
+            failure: Failure::TimedOut(phase),
             detail: format!("within {} s", self.within.as_secs_f32()),
         };
         let name = HeaderValue::from_static(USER_AGENT);
         request.headers_mut().insert(header::USER_AGENT, name);
         let sent = timeout_at(until, self.client.request(request)).await;
-        let response = sent.map_err(|_| timed_out())?;
-        let response = response.map_err(|error| classify(&error, error.is_connect()))?;
+        let response = sent.map_err(|_| timed_out(Phase::Waiting))?;
+        let response = response.map_err(|error| classify(&error))?;
         let (head, mut incoming) = response.into_parts();
         let most = if head.status == StatusCode::OK { most } else { 0 };
         let mut body = BytesMut::new();
         while body.len() < most {
-            let frame = timeout_at(until, incoming.frame()).await.map_err(|_| timed_out())?;
-            let Some(frame) = frame else { break };
-            let frame = frame.map_err(|error| classify(&error, false))?;
+            let frame = timeout_at(until, incoming.frame()).await;
+            let Some(frame) = frame.map_err(|_| timed_out(Phase::Reading))? else { break };
+            let frame = frame.map_err(|error| classify(&error))?;
             let Ok(chunk) = frame.into_data() else { continue };
             body.extend_from_slice(&chunk[..chunk.len().min(most - body.len())]);
         }

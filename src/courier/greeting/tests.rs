@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 use super::super::egress::{Egress, Ports, RefusalCode, Rules};
 use super::super::stand_in::{SetClock, ToldNames};
 use super::*;
+use crate::courier::Phase;
 use crate::tests::log::Log;
 use crate::tests::peer::{Peer as Receiver, Then, Told};
 
@@ -216,16 +217,12 @@ async fn whoever_does_not_answer_in_time_does_not_agree() {
     let begun = format!("HTTP/1.1 200 OK\r\n{PLAIN}content-length: 99\r\n\r\nbegun");
     let drips = format!("HTTP/1.1 200 OK\r\n{PLAIN}transfer-encoding: chunked\r\n\r\n");
     for form in [Form::Graph, cloud_events()] {
-        for told in [
-            Told::new("", Then::Stall),
-            Told::new("HTTP/1.1 200 OK\r\n", Then::Stall),
-            Told::new("", Then::Flood("HTTP/1.1 100 Continue\r\n\r\n")),
-        ] {
+        for told in [Told::new("", Then::Stall), Told::new("HTTP/1.1 200 OK\r\n", Then::Stall)] {
             let receiver = Receiver::start(told).await;
-            let start = Instant::now();
+            let asked_at = Instant::now();
             let greeted = greeted(form.clone(), IMPATIENT, &receiver.url("/hooks")).await;
-            assert_unanswered(&greeted, Failure::TimedOut);
-            assert!((IMPATIENT..PATIENT).contains(&start.elapsed()));
+            assert_unanswered(&greeted, Failure::TimedOut(Phase::Waiting));
+            assert!((IMPATIENT..PATIENT).contains(&asked_at.elapsed()));
         }
     }
     for told in [Told::new(begun, Then::Stall), Told::new(drips, Then::Drip("1\r\nx\r\n"))] {
@@ -239,10 +236,11 @@ async fn whoever_does_not_answer_in_time_does_not_agree() {
 async fn whoever_breaks_off_or_speaks_no_http_does_not_agree() {
     let begun = format!("HTTP/1.1 200 OK\r\n{PLAIN}content-length: 99\r\n\r\nbegun");
     for (told, failure) in [
-        (Told::new("", Then::Close), Failure::ConnectionLost),
-        (Told::new(begun, Then::Close), Failure::ConnectionLost),
+        (Told::new("", Then::Close), Failure::ClosedEarly),
+        (Told::new(begun, Then::Close), Failure::ClosedEarly),
         (Told::new("SSH-2.0-OpenSSH_9.9\r\n", Then::Stall), Failure::AnswerMalformed),
-        (Told::new("HTTP/1.1 200 OK\r\nx: ", Then::Flood("0123456789")), Failure::AnswerMalformed),
+        (Told::new("HTTP/1.1 200 OK\r\nx: ", Then::Flood("0123456789")), Failure::AnswerTooLarge),
+        (Told::new("", Then::Flood("HTTP/1.1 100 Continue\r\n\r\n")), Failure::AnswerTooLarge),
     ] {
         let receiver = Receiver::start(told).await;
         let greeted = greeted(Form::Graph, PATIENT, &receiver.url("/hooks")).await;
@@ -253,7 +251,7 @@ async fn whoever_breaks_off_or_speaks_no_http_does_not_agree() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/hooks", listener.local_addr().unwrap());
     drop(listener);
-    assert_unanswered(&greeted(Form::Graph, PATIENT, &url).await, Failure::ConnectFailed);
+    assert_unanswered(&greeted(Form::Graph, PATIENT, &url).await, Failure::ConnectRefused);
 }
 
 #[tokio::test]
@@ -266,9 +264,9 @@ async fn a_name_that_leads_inside_by_now_is_not_dialled() {
         names.tell("rebinding.example", &["8.8.8.8"]);
         egress.check_host(&url).await.unwrap();
         names.tell("rebinding.example", &["127.0.0.1", "10.0.0.7"]);
-        let said = greeter.greet(&url).await;
-        assert_unanswered(&said, Failure::Refused(RefusalCode::AddressRefused));
-        assert_eq!(said.unwrap_err().code(), "addressRefused");
+        let answer = greeter.greet(&url).await;
+        assert_unanswered(&answer, Failure::Refused(RefusalCode::AddressRefused));
+        assert_eq!(answer.unwrap_err().code(), "addressRefused");
     }
     assert_eq!(receiver.connections(), 0);
 }

@@ -1,9 +1,11 @@
 mod answers;
 mod bounds;
 mod failures;
+mod hostile;
 mod proxied;
 mod request;
 mod secure;
+mod stale;
 
 use std::future::pending;
 
@@ -13,8 +15,10 @@ use super::super::egress::{Ports, RefusalCode, Rules};
 use super::super::letter::FixedHeaders;
 use super::super::signing::Signers;
 use super::super::stand_in::{SetClock, ToldNames};
+use super::classify::LONGEST_DETAIL;
 use super::*;
 use crate::callback::CallbackId;
+use crate::names::LookupError;
 use crate::operation::OperationId;
 use crate::tests::peer::{Peer as Receiver, Then, Told};
 

@@ -654,10 +654,10 @@ impl Store for MemoryStore {
     async fn advance_resend(&self, advance: Arc<Advance>) -> Result<Advanced, StoreError> {
         let mut rows = self.rows();
         let is_there = |it: &Resend| it.done_at.is_none() && it.reached == advance.from;
-        let Some(resend) = rows.resends.get(&advance.id).filter(|it| is_there(it)) else {
+        let found = rows.resends.get(&advance.id).filter(|it| is_there(it));
+        let Some(asked_at) = found.map(|it| it.asked_at) else {
             return Ok(Advanced::Overtaken);
         };
-        let asked_at = resend.asked_at;
         let mut resent = 0;
         for ResendChange { before, after } in &advance.changes {
             let row = rows.callbacks.get_mut(&before.id);

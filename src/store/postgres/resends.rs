@@ -155,11 +155,13 @@ pub(super) async fn advance(
     let found = rows(transaction, READING, &sql, &[&id]).await?;
     let is_there = |it: &Resend| it.done_at.is_none() && it.reached == advance.from;
     let found = found.first().map(read).transpose()?;
-    let Some(resend) = found.filter(is_there) else { return Ok(Advanced::Overtaken) };
+    let Some(asked_at) = found.filter(is_there).map(|it| it.asked_at) else {
+        return Ok(Advanced::Overtaken);
+    };
     let stands = unchanged(transaction, &advance.changes).await?;
     let resent = stands.len() as u64;
     let ids = stands.iter().map(|it| it.after.id);
-    destinations::bring_back_since(transaction, ids, resend.asked_at).await?;
+    destinations::bring_back_since(transaction, ids, asked_at).await?;
     steps::resend(transaction, policy, &stands).await?;
     let sql = "UPDATE resends SET resent = resent + $2, reached_operation_id = $3, \
         reached_number = $4, held_back = $5, done_at = $6 WHERE id = $1";

@@ -512,11 +512,11 @@ pub(super) async fn resend(
     let places = lives::places(transaction, became.iter().map(|it| it.id.operation)).await?;
     let place =
         |it: &Callback| Some((places.get(&it.id.operation)?, it.id.number, it.state.agenda()));
-    let placed: Vec<_> = became.iter().filter_map(|it| place(it)).collect();
-    let names = placed.iter().map(|(place, ..)| place.callback_lane()).collect();
+    let found: Vec<_> = became.iter().filter_map(|it| place(it)).collect();
+    let names = found.iter().map(|(place, ..)| place.callback_lane()).collect();
     let lanes = schedule::lanes(transaction, policy, names).await?;
-    let mut planned = Vec::with_capacity(placed.len());
-    for (place, number, agenda) in placed {
+    let mut planned = Vec::with_capacity(found.len());
+    for (place, number, agenda) in found {
         // It was forgotten in between.
         let lane = lanes.get(&place.callback_lane()).copied();
         let lane = lane.ok_or_else(|| StoreError::Unavailable(Overtaken.into()))?;

@@ -124,13 +124,15 @@ pub(super) fn advance(
 ) -> Result<Advanced, StoreError> {
     let found = one(database, advance.id)?;
     let is_there = |it: &Resend| it.done_at.is_none() && it.reached == advance.from;
-    let Some(resend) = found.filter(is_there) else { return Ok(Advanced::Overtaken) };
+    let Some(asked_at) = found.filter(is_there).map(|it| it.asked_at) else {
+        return Ok(Advanced::Overtaken);
+    };
     let mut resent = 0;
     for ResendChange { before, after } in &advance.changes {
         let found = lives::callback(database, before.id)?;
         if let Some(stored) = found.filter(|it| it.callback == *before && it.body.is_some()) {
             lives::update_callback(database, policy, after)?;
-            destinations::bring_back_since(database, &stored, resend.asked_at)?;
+            destinations::bring_back_since(database, &stored, asked_at)?;
             resent += 1;
         }
     }

@@ -13,7 +13,7 @@ use crate::store::{Forgotten, Purged, StoreError};
 /// How many pages (of 4 KiB) are given back at a time.
 const PAGES_AT_A_TIME: i64 = 256;
 
-/// Free pages are kept for what comes next, an eighth of the file and so many more: 4 MiB.
+/// Free pages are kept for what comes next, an eighth of those in use and so many more: 4 MiB.
 const SPARE_PAGES: i64 = 1_024;
 
 /// Purges what delivered callbacks consist of.
@@ -74,7 +74,7 @@ pub(super) fn shrink(database: &Connection) -> Result<bool, StoreError> {
         statement.query_row([], |row| row.get(0)).context(doing)
     };
     let (free, pages) = (count("PRAGMA freelist_count")?, count("PRAGMA page_count")?);
-    let too_many = free - SPARE_PAGES - pages / 8;
+    let too_many = free - SPARE_PAGES - (pages - free) / 8;
     if too_many <= 0 {
         return Ok(false);
     }
@@ -122,14 +122,17 @@ mod tests {
             transaction.commit().unwrap();
             let (after, _) = pages(&database);
             let given_back = before - after;
-            assert!((1..=PAGES_AT_A_TIME).contains(&given_back), "{given_back} pages in one step");
+            // With them goes a page that told where they belonged to.
+            assert!((1..=PAGES_AT_A_TIME + 1).contains(&given_back), "{given_back} in one step");
             steps += 1;
         }
         let (left, free) = pages(&database);
         assert!(steps > 3 && left < full * 2 / 3, "{left} of {full} pages after {steps} steps");
         assert!((SPARE_PAGES..SPARE_PAGES + full / 8 + 2).contains(&free), "{free} to spare");
         assert!(!shrink(&database).unwrap());
-        assert_eq!(pages(&database), (left, free), "what is to spare stays");
+        let spared = left - pages(&database).0;
+        assert!(spared <= 1, "what is to spare stays, but for {spared}");
+        let (left, _) = pages(&database);
         database.execute_batch("PRAGMA wal_checkpoint(PASSIVE)").unwrap();
         let length = std::fs::metadata(&path).unwrap().len();
         assert_eq!(length, u64::try_from(left * 4_096).unwrap(), "the file itself is as short");

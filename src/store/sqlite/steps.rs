@@ -19,8 +19,8 @@ use crate::lane::{self, LaneName};
 use crate::operation::after;
 use crate::store::columns::Fields as _;
 use crate::store::{
-    Amended, Amendment, Attempt, CallerName, Change, Claim, Claimed, Commit, Committed, Idempotency,
-    Message, Registered, Registration, Step, StoreError, StoredCallback, Work,
+    Amended, Amendment, Attempt, CallerName, Change, Claim, Claimed, Commit, Committed,
+    Idempotency, Message, Registered, Registration, Step, StoreError, StoredCallback, Work,
 };
 use crate::vault::Vault;
 

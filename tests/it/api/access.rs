@@ -21,6 +21,11 @@ fn of_callers(id: &str) -> Vec<Request> {
         put(&format!("/v1/operations/{id}/credential"), &credential),
         ask(Method::POST, &format!("/v1/operations/{id}/resend")),
         get("/v1/callbacks"),
+        post("/v1/callbacks/resend", &json!({})),
+        get("/v1/callbacks/resends"),
+        get("/v1/callbacks/resends/rs_00000000000000000000000000000000"),
+        get("/v1/destinations"),
+        delete("/v1/destinations?url=https://app.example.com/"),
         get("/v1/keys"),
         ask(Method::POST, "/v1/keys"),
         delete("/v1/keys/key_000000000000"),
@@ -52,6 +57,9 @@ fn of_the_operator() -> Vec<Request> {
         post("/v1/admin/callers/shop/signing-secrets", &json!({})),
         get("/v1/admin/callers/shop/connections"),
         post("/v1/admin/callers/shop/connections", &connection),
+        post("/v1/admin/callbacks/resend", &json!({})),
+        get("/v1/admin/callbacks/resends"),
+        get("/v1/admin/callbacks/resends/rs_00000000000000000000000000000000"),
     ]
 }
 

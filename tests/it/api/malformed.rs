@@ -8,11 +8,13 @@ use super::{
 };
 
 /// Every endpoint with a body, and whether it is the operator's.
-fn with_bodies(id: &str) -> [(Method, String, bool); 11] {
+fn with_bodies(id: &str) -> [(Method, String, bool); 13] {
     let endpoint = |method, path: &str, by_operator| (method, path.to_owned(), by_operator);
     [
         endpoint(Method::POST, "/v1/operations", false),
         endpoint(Method::PUT, &format!("/v1/operations/{id}/credential"), false),
+        endpoint(Method::POST, "/v1/callbacks/resend", false),
+        endpoint(Method::POST, "/v1/admin/callbacks/resend", true),
         endpoint(Method::POST, "/v1/signing-secrets", false),
         endpoint(Method::POST, "/v1/signing-keys", false),
         endpoint(Method::PUT, "/v1/callback-settings", false),

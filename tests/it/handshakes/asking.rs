@@ -9,7 +9,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use engagement_bridge::clock::Clock;
 use engagement_bridge::courier::egress::Rules;
-use engagement_bridge::courier::{CallbackUrl, Cause, Consent, Declined, Failure, Form, Greeter};
+use engagement_bridge::courier::{
+    CallbackUrl, Cause, Consent, Declined, Failure, Form, Greeter, Phase,
+};
 use engagement_bridge::handshake::{Handshakes, Policy, Unagreed};
 use engagement_bridge::lane::{self, LaneName, Rate};
 use engagement_bridge::store::memory::MemoryStore;
@@ -176,7 +178,7 @@ fn refusal() -> Result<Consent, Declined> {
 }
 
 fn silence() -> Result<Consent, Declined> {
-    Err(declined(Cause::NoAnswer(Failure::TimedOut)))
+    Err(declined(Cause::NoAnswer(Failure::TimedOut(Phase::Waiting))))
 }
 
 #[track_caller]

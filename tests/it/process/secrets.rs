@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::Home;
 use super::restarts::until;
-use crate::world::{Client, Receiver, SECRET_OF_CLIENT, sandbox};
+use crate::world::{Client, Received, Receiver, SECRET_OF_CLIENT, sandbox};
 
 /// A key, a header, and an operation with a secret of its own, which is returned.
 async fn more_secrets(shop: &Client, operation: &str) -> String {
@@ -28,6 +28,26 @@ async fn more_secrets(shop: &Client, operation: &str) -> String {
         "callbackSecret": secret });
     shop.register(&registration).await;
     secret
+}
+
+/// What the receiver got, once these operations are settled and all of it is delivered.
+async fn all_told(shop: &Client, receiver: &Receiver, ids: &[String]) -> Vec<Received> {
+    let mut callbacks = Vec::new();
+    for id in ids {
+        until(async || {
+            let seen = shop.operation(id).await;
+            let callbacks = seen["callbacks"].as_array().unwrap().clone();
+            seen["state"] == "settled" && callbacks.iter().all(|it| it["state"] == "delivered")
+        })
+        .await;
+        let seen = shop.operation(id).await;
+        for callback in seen["callbacks"].as_array().unwrap() {
+            for _ in 0..callback["attemptsMade"].as_u64().unwrap() {
+                callbacks.push(receiver.next().await);
+            }
+        }
+    }
+    callbacks
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -77,21 +97,7 @@ async fn what_is_secret_is_found_nowhere() {
             ids.push(shop.register(&registration).await);
         }
     }
-    let mut callbacks = Vec::new();
-    for id in &ids {
-        until(async || {
-            let seen = shop.operation(id).await;
-            let callbacks = seen["callbacks"].as_array().unwrap().clone();
-            seen["state"] == "settled" && callbacks.iter().all(|it| it["state"] == "delivered")
-        })
-        .await;
-        let seen = shop.operation(id).await;
-        for callback in seen["callbacks"].as_array().unwrap() {
-            for _ in 0..callback["attemptsMade"].as_u64().unwrap() {
-                callbacks.push(receiver.next().await);
-            }
-        }
-    }
+    let callbacks = all_told(&shop, &receiver, &ids).await;
     receiver.has_nothing_more().await;
 
     // Everything that can be read.

@@ -85,7 +85,6 @@ pub(crate) struct RecordedPoll {
 pub(crate) struct RecordedAttempt {
     pub(crate) id: CallbackId,
     pub(crate) headers: FixedHeaders,
-    pub(crate) receiver: usize,
     pub(crate) body: Bytes,
     pub(crate) begun_at: Duration,
     /// Whether the receiver has it now, whatever it said.
@@ -417,7 +416,6 @@ impl Courier for WayOut {
             record.attempts.push(RecordedAttempt {
                 id: parcel.id,
                 headers: parcel.headers.clone(),
-                receiver,
                 body: parcel.body.clone(),
                 begun_at,
                 taken: false,
@@ -465,7 +463,7 @@ fn receipt(reply: Reply) -> Receipt {
         Reply::Accepted => (Some(204), None),
         Reply::Refused { .. } => (Some(400), None),
         Reply::Gone => (Some(410), None),
-        Reply::Unwell { .. } => (None, Some(courier::Failure::ConnectionLost)),
+        Reply::Unwell { .. } => (None, Some(courier::Failure::ClosedEarly)),
         Reply::AddressRefused => {
             (None, Some(courier::Failure::Refused(RefusalCode::AddressRefused)))
         }

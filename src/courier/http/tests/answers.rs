@@ -69,9 +69,9 @@ fn broken(status: u16) -> [(Told, Failure); 4] {
     let unended = format!("{head}5\r\nbegun\r\n");
     let malformed = format!("{unended}x\r\n");
     [
-        (Told::new(short.clone(), Then::Close), Failure::ConnectionLost),
-        (Told::new(unended, Then::Close), Failure::ConnectionLost),
-        (Told::new(short, Then::Stall), Failure::TimedOut),
+        (Told::new(short.clone(), Then::Close), Failure::ClosedEarly),
+        (Told::new(unended, Then::Close), Failure::ClosedEarly),
+        (Told::new(short, Then::Stall), Failure::TimedOut(Phase::Reading)),
         (Told::new(malformed, Then::Stall), Failure::AnswerMalformed),
     ]
 }

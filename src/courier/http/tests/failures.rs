@@ -24,10 +24,14 @@ fn assert_failed(receipt: &Receipt, failure: Failure) {
 async fn a_name_without_an_address_is_told_apart_from_a_receiver_that_fails() {
     let desk = desk(PATIENT);
     let unavailable = LookupError::Unavailable("refused".to_owned());
-    for trouble in [LookupError::NotFound, LookupError::TimedOut, unavailable] {
+    for (trouble, failure) in [
+        (LookupError::NotFound, Failure::NameNotResolved),
+        (unavailable, Failure::NameNotResolved),
+        (LookupError::TimedOut, Failure::TimedOut(Phase::Resolving)),
+    ] {
         desk.names.fail("receiver.example", trouble);
         let receipt = desk.deliver("http://receiver.example/hooks").await;
-        assert_failed(&receipt, Failure::NameNotResolved);
+        assert_failed(&receipt, failure);
     }
 }
 
@@ -37,7 +41,7 @@ async fn a_silent_name_server_does_not_pass_for_a_silent_receiver() {
     let egress = Egress::new(any_port(), Arc::new(SilentNames), Arc::clone(&clock) as _);
     let courier = courier(egress, clock, PATIENT, None);
     let receipt = courier.deliver(parcel("http://receiver.example/hooks")).await;
-    assert_failed(&receipt, Failure::NameNotResolved);
+    assert_failed(&receipt, Failure::TimedOut(Phase::Resolving));
     assert!(receipt.took < CONNECT_WITHIN, "{:?}", receipt.took);
 }
 
@@ -87,11 +91,19 @@ async fn one_address_that_is_not_allowed_keeps_the_others_from_being_dialled() {
 }
 
 #[tokio::test]
-async fn a_receiver_that_is_not_there_is_not_connected_to() {
+async fn a_receiver_that_is_not_there_refuses_the_connection() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/hooks", listener.local_addr().unwrap());
     drop(listener);
-    assert_failed(&desk(PATIENT).deliver(&url).await, Failure::ConnectFailed);
+    assert_failed(&desk(PATIENT).deliver(&url).await, Failure::ConnectRefused);
+}
+
+#[tokio::test]
+async fn where_no_way_leads_is_told_apart() {
+    // Nobody is connected to by TCP at an address of many.
+    let desk = desk_with(&["224.0.0.0/4"], PATIENT, None);
+    let receipt = desk.deliver("http://224.0.0.1:8080/hooks").await;
+    assert_failed(&receipt, Failure::ConnectUnreachable);
 }
 
 #[tokio::test]
@@ -107,7 +119,7 @@ async fn a_connection_that_is_not_taken_times_out() {
         assert!(queue.len() < 100, "the queue has no end");
     }
     let receipt = desk(IMPATIENT).deliver(&format!("http://{address}/hooks")).await;
-    assert_failed(&receipt, Failure::TimedOut);
+    assert_failed(&receipt, Failure::TimedOut(Phase::Connecting));
     assert!(receipt.took < IMPATIENT, "the deadline for connecting is the shorter one");
 }
 
@@ -115,14 +127,14 @@ async fn a_connection_that_is_not_taken_times_out() {
 async fn a_secure_connection_that_is_not_answered_times_out() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("https://{}/hooks", listener.local_addr().unwrap());
-    assert_failed(&desk(IMPATIENT).deliver(&url).await, Failure::TimedOut);
+    assert_failed(&desk(IMPATIENT).deliver(&url).await, Failure::TimedOut(Phase::Securing));
 }
 
 #[tokio::test]
 async fn an_answer_that_does_not_come_in_time_is_not_waited_for() {
     for begun in ["", "HTTP/1.1 200 OK\r\nserver: x\r\n"] {
         let receipt = delivered(IMPATIENT, Told::new(begun, Then::Stall)).await;
-        assert_failed(&receipt, Failure::TimedOut);
+        assert_failed(&receipt, Failure::TimedOut(Phase::Waiting));
         assert!((IMPATIENT..PATIENT).contains(&receipt.took), "{:?}", receipt.took);
     }
 }
@@ -131,7 +143,7 @@ async fn an_answer_that_does_not_come_in_time_is_not_waited_for() {
 async fn a_connection_that_ends_before_the_answer_is_lost() {
     for begun in ["", "HTTP/1.1 200 OK\r\nserver: x\r\n"] {
         let receipt = delivered(PATIENT, Told::new(begun, Then::Close)).await;
-        assert_failed(&receipt, Failure::ConnectionLost);
+        assert_failed(&receipt, Failure::ClosedEarly);
     }
 }
 

@@ -160,7 +160,7 @@ async fn a_proxy_that_fails_is_told_from_a_receiver_that_does() {
         (Says::No(407), Failure::ProxyFailed),
         (Says::No(403), Failure::ProxyFailed),
         (Says::Goodbye, Failure::ProxyFailed),
-        (Says::Nothing, Failure::TimedOut),
+        (Says::Nothing, Failure::TimedOut(Phase::Connecting)),
     ] {
         let proxy = Proxy::start(Spoken::Http, 9, &[says]).await;
         proxies.push((format!("http://bridge:s3cret@127.0.0.1:{}", proxy.port), failure));

@@ -5,8 +5,9 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
 
+use super::super::super::failure::TlsFault;
 use super::*;
-use crate::tests::secure::{Connected, identity, streams};
+use crate::tests::secure::{Connected, identity, identity_between, streams};
 
 const HOST: &str = "receiver.example";
 
@@ -22,19 +23,24 @@ async fn a_certificate_counts_if_it_is_believed_for_this_name_and_not_expired() 
     let good = identity(HOST, 4_000, "http/1.1");
     let other = identity("other.example", 4_000, "http/1.1");
     let expired = identity(HOST, 2_001, "http/1.1");
-    for (identity, believed, failure) in [
-        (&good, Some(&good.pem), None),
-        (&good, None, Some(Failure::TlsFailed)),
-        (&good, Some(&other.pem), Some(Failure::TlsFailed)),
-        (&other, Some(&other.pem), Some(Failure::TlsFailed)),
-        (&expired, Some(&expired.pem), Some(Failure::TlsFailed)),
+    let early = identity_between(3_000, 4_000, HOST, "http/1.1");
+    for (identity, believed, fault, word) in [
+        (&good, Some(&good.pem), None, ""),
+        (&good, None, Some(TlsFault::UnknownIssuer), "vouches"),
+        (&good, Some(&other.pem), Some(TlsFault::UnknownIssuer), "vouches"),
+        (&other, Some(&other.pem), Some(TlsFault::WrongName), "another name"),
+        (&expired, Some(&expired.pem), Some(TlsFault::CertificateExpired), "expired"),
+        (&early, Some(&early.pem), Some(TlsFault::CertificateNotYetValid), "not valid yet"),
     ] {
+        let failure = fault.map(Failure::Tls);
         let receiver = Receiver::start_tls(identity.acceptor.clone(), answer(200, "", "")).await;
         let desk = desk_believing(believed.map(String::as_str), PATIENT);
         let receipt = desk.deliver(&format!("https://{HOST}:{}/hooks", receiver.port)).await;
         assert_eq!(receipt.failure, failure, "{:?}", receipt.detail);
         assert_eq!(receiver.arrived().len(), usize::from(failure.is_none()));
         assert_eq!(receipt.reply == Reply::Accepted, failure.is_none());
+        let detail = receipt.detail.unwrap_or_default();
+        assert!(detail.contains(word), "{word:?} is not in {detail:?}");
     }
 }
 
@@ -49,7 +55,7 @@ async fn what_does_not_speak_tls_is_no_secure_connection() {
     };
     drop(TaskTracker::new().spawn(speaking));
     let receipt = desk_believing(None, PATIENT).deliver(&format!("https://{HOST}:{port}/")).await;
-    assert_eq!(receipt.failure, Some(Failure::TlsFailed), "{:?}", receipt.detail);
+    assert_eq!(receipt.failure, Some(Failure::Tls(TlsFault::Other)), "{:?}", receipt.detail);
 }
 
 #[tokio::test]
@@ -66,7 +72,7 @@ async fn a_secure_connection_that_is_tampered_with_is_told_from_an_answer_that_i
     drop(TaskTracker::new().spawn(tampering));
     let desk = desk_believing(Some(&identity.pem), PATIENT);
     let receipt = desk.deliver(&format!("https://{HOST}:{port}/")).await;
-    assert_eq!(receipt.failure, Some(Failure::TlsFailed), "{:?}", receipt.detail);
+    assert_eq!(receipt.failure, Some(Failure::Tls(TlsFault::Other)), "{:?}", receipt.detail);
 }
 
 #[tokio::test]
@@ -99,7 +105,7 @@ async fn a_stream_that_is_refused_is_an_attempt_and_no_more_than_one() {
     let (port, mut arrivals) = streams(identity.acceptor, respond).await;
     let url = format!("https://{HOST}:{port}/hooks?key=1");
     let receipt = desk_believing(Some(&identity.pem), PATIENT).deliver(&url).await;
-    assert_eq!(receipt.failure, Some(Failure::ConnectionLost), "{:?}", receipt.detail);
+    assert_eq!(receipt.failure, Some(Failure::ResetByReceiver), "{:?}", receipt.detail);
     assert!(arrivals.try_recv().is_ok());
     assert!(arrivals.try_recv().is_err(), "it was sent again within the attempt");
 }

@@ -40,7 +40,8 @@ async fn large() -> Home {
     drop(store);
     let database = Connection::open(home.database()).unwrap();
     let callbacks = "INSERT INTO callbacks SELECT id, 1, caller, 'final', callback_url, \
-        callback_origin, randomblob(300), registered_at, 1, 'delivered', NULL, NULL, NULL, NULL, registered_at \
+        callback_origin, 'content-type: application/json', randomblob(300), registered_at, 1, \
+        'delivered', NULL, NULL, NULL, NULL, registered_at \
         FROM operations";
     let attempts = "INSERT INTO attempts SELECT id, 1, 1, registered_at, 12, 200, NULL, NULL, x'' \
         FROM operations";
@@ -89,9 +90,9 @@ async fn a_copy_to_postgres_that_is_killed_at_any_moment_goes_on_where_it_stoppe
     };
     let operation = in_the_middle(
         "operations",
-        "number, id, caller, graph_version, graph_id, lane, callback_url, callback_origin, likeness, \
-         registered_at, deadline, polls, callbacks, state",
-        "3000, 'op', 'contoso', '', '', 1, '', '', '', 0, 0, 0, 0, ''",
+        "number, id, caller, graph_version, graph_id, lane, callback_url, callback_origin, format, \
+         likeness, registered_at, deadline, polls, callbacks, running_notice, state",
+        "3000, 'op', 'contoso', '', '', 1, '', '', '', '', 0, 0, 0, 0, '', ''",
     );
     let key = in_the_middle(
         "idempotency_keys",

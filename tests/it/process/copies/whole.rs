@@ -35,6 +35,38 @@ struct Installation {
     first: (Value, &'static str, String),
 }
 
+/// Registers what has a secret and a trace of its own, and sets a header for all; returns the id.
+async fn sign_by_itself(shop: &Client, mut registration: Value) -> String {
+    registration["callbackSecret"] = json!(*SigningSecret::generate().unwrap().expose());
+    let traced = [
+        ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+        ("tracestate", "a=b"),
+    ];
+    let body = Some(registration.to_string().into_bytes());
+    let answer = shop.send_raw(Method::POST, "/v1/operations", body, &traced).await;
+    let header = json!({ "value": "of the gateway" });
+    let set = shop.put("/v1/callback-headers/x-gateway", &header).await;
+    assert_eq!(set.status, StatusCode::NO_CONTENT);
+    answer.body["id"].as_str().unwrap().to_owned()
+}
+
+/// A bulk resend that finds nothing, but has looked.
+async fn look_in_vain(shop: &Client, receiver: &Receiver) {
+    let wish = json!({
+        "reason": "gone",
+        "origin": receiver.url().strip_suffix("/hooks"),
+        "since": "2020-01-01T00:00:00Z",
+        "until": "2020-01-02T00:00:00Z",
+    });
+    let asked = shop.post("/v1/callbacks/resend", &wish).await;
+    assert_eq!(asked.status, StatusCode::ACCEPTED, "{asked:?}");
+    until(async || {
+        let listed = shop.get("/v1/callbacks/resends").await.body;
+        listed["resends"][0]["state"] == "done"
+    })
+    .await;
+}
+
 impl Installation {
     async fn begin() -> Self {
         let (sandbox, receiver) = (sandbox().await, Receiver::start().await);
@@ -90,18 +122,7 @@ impl Installation {
         // Nobody listens there.
         register(&shop, json!([{ "status": "succeeded" }]), "http://127.0.0.1:9/hooks").await;
         let later = json!([{ "status": "running", "retryAfter": "3600" }]);
-        let mut with_secret = registration(&sandbox, &later, &receiver.url());
-        with_secret["callbackSecret"] = json!(*SigningSecret::generate().unwrap().expose());
-        let traced = [
-            ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
-            ("tracestate", "a=b"),
-        ];
-        let body = Some(with_secret.to_string().into_bytes());
-        let answer = shop.send_raw(Method::POST, "/v1/operations", body, &traced).await;
-        let watching = answer.body["id"].as_str().unwrap().to_owned();
-        let header = json!({ "value": "of the gateway" });
-        let set = shop.put("/v1/callback-headers/x-gateway", &header).await;
-        assert_eq!(set.status, StatusCode::NO_CONTENT);
+        let watching = sign_by_itself(&shop, registration(&sandbox, &later, &receiver.url())).await;
         let cancelled = register(&shop, later.clone(), &receiver.url()).await;
         shop.delete(&format!("/v1/operations/{cancelled}")).await;
         // Of lanes of their own, the first of which is paused.
@@ -138,20 +159,7 @@ impl Installation {
                 && polled(&throttled).await
         })
         .await;
-        // It finds nothing, but has looked.
-        let wish = json!({
-            "reason": "gone",
-            "origin": receiver.url().strip_suffix("/hooks"),
-            "since": "2020-01-01T00:00:00Z",
-            "until": "2020-01-02T00:00:00Z",
-        });
-        let asked = shop.post("/v1/callbacks/resend", &wish).await;
-        assert_eq!(asked.status, StatusCode::ACCEPTED, "{asked:?}");
-        until(async || {
-            let listed = shop.get("/v1/callbacks/resends").await.body;
-            listed["resends"][0]["state"] == "done"
-        })
-        .await;
+        look_in_vain(&shop, &receiver).await;
         let url = format!("http://{}/hooks", silent.local_addr().unwrap());
         with_token(&desk, "carol", json!([{ "status": "succeeded" }]), &url).await;
         let unanswered = request(&silent, None).await;
