@@ -52,6 +52,7 @@ pub(crate) fn judge(ending: &Ending) -> Verdicts {
     }
     if plan.has_a_calm_house() {
         a_pause_is_kept(&record)?;
+        whoever_is_in_trouble_is_spared(plan, &record)?;
         nothing_goes_where_nothing_is_wanted(&record)?;
         nobody_waits_for_others(plan, ending, &record)?;
     }
@@ -385,6 +386,45 @@ fn nothing_goes_where_nothing_is_wanted(record: &Record) -> Verdicts {
             let was_wanted =
                 wishes.any(|(receiver, at)| *receiver == gone.receiver && is_between(at));
             hold!(was_wanted, "{attempt:?} after a 410 at {since:?}");
+        }
+    }
+    Ok(())
+}
+
+/// What a receiver sees that is in trouble: nothing while its lane pauses, then one attempt at a time,
+/// and then twice as many with each that it accepts.
+fn whoever_is_in_trouble_is_spared(plan: &Plan, record: &Record) -> Verdicts {
+    let policy = lanes_policy();
+    let most = policy.callback_allowance as usize;
+    for receiver in 0..plan.receivers.len() {
+        let attempts = record.attempts.iter().filter(|it| it.receiver == receiver);
+        let mut answers: Vec<(Duration, Reply)> =
+            attempts.clone().filter_map(|it| Some((it.answered_at?, it.reply?))).collect();
+        answers.sort_by_key(|(at, _)| *at);
+        for RecordedAttempt { id, begun_at, in_flight, .. } in attempts {
+            let (mut allowed, mut paused_until) = (1_usize, Duration::ZERO);
+            for (at, reply) in answers.iter().take_while(|(at, _)| at <= begun_at) {
+                match reply {
+                    Reply::Accepted => allowed = most.min(allowed * 2),
+                    // What is answered this very moment may not be known yet.
+                    Reply::Unwell { retry_after } if at < begun_at => {
+                        allowed = 1;
+                        // What was in flight together fails together, and is one trouble.
+                        let is_new = paused_until <= *at;
+                        let wait = if is_new { policy.callback_pause } else { Duration::ZERO };
+                        let wait = wait.max(retry_after.unwrap_or_default());
+                        paused_until = paused_until.max(*at + wait);
+                    }
+                    Reply::Unwell { .. }
+                    | Reply::Refused { .. }
+                    | Reply::Gone
+                    | Reply::AddressRefused => {}
+                }
+            }
+            hold!(*in_flight <= allowed, "{in_flight} in flight with {id}, not {allowed}");
+            // Plans are made in whole milliseconds.
+            let is_early = *begun_at + Duration::from_millis(1) < paused_until;
+            hold!(!is_early, "{id} was sent at {begun_at:?}, in a pause until {paused_until:?}");
         }
     }
     Ok(())

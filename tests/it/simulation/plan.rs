@@ -206,7 +206,11 @@ impl ReceiverPlan {
 }
 
 pub(crate) fn any_plan() -> impl Strategy<Value = Plan> {
-    let operations = prop::collection::vec(any_operation(), 1..8);
+    // Now and then enough that receivers have many owed to them at once.
+    let operations = prop_oneof![
+        9 => prop::collection::vec(any_operation(), 1..8),
+        1 => prop::collection::vec(any_operation(), 12..24),
+    ];
     let receivers = prop::collection::vec(any_receiver(), 1..4);
     let store = prop_oneof![
         2 => Just(Vec::new()),
@@ -299,7 +303,9 @@ fn any_receiver() -> impl Strategy<Value = ReceiverPlan> {
     let replies = prop::collection::vec((any_reply(), any_delay()), 0..5);
     let manner = prop_oneof![4 => Just(Reply::Accepts), 2 => any_reply()];
     let good = Just((Vec::<(Reply, Delay)>::new(), Reply::Accepts));
-    let replies = prop_oneof![1 => good, 2 => (replies, manner)];
+    let comes_back = prop::collection::vec((any_trouble(), any_delay()), 3..12)
+        .prop_map(|replies| (replies, Reply::Accepts));
+    let replies = prop_oneof![1 => good, 1 => comes_back, 2 => (replies, manner)];
     let rate = prop_oneof![2 => Just(None), 1 => (1_u32..6).prop_map(Some)];
     (replies, rate).prop_map(|((replies, manner), rate)| ReceiverPlan { replies, manner, rate })
 }
@@ -309,10 +315,14 @@ fn any_reply() -> impl Strategy<Value = Reply> {
         3 => Just(Reply::Accepts),
         2 => Just(Reply::AcceptsInVain),
         1 => Just(Reply::Refuses),
-        3 => any_wait().prop_map(|retry_after| Reply::Unwell { retry_after }),
+        3 => any_trouble(),
         1 => Just(Reply::Gone),
         1 => Just(Reply::AddressRefused),
     ]
+}
+
+fn any_trouble() -> impl Strategy<Value = Reply> {
+    any_wait().prop_map(|retry_after| Reply::Unwell { retry_after })
 }
 
 fn any_wait() -> impl Strategy<Value = Option<u16>> {
