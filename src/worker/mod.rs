@@ -92,8 +92,8 @@ impl Settings {
 }
 
 impl Worker {
-    /// Works until `stop`, then lets steps in progress finish for up to `grace`. What is left then
-    /// is left to its lease.
+    /// Works until `stop`, then lets what is in progress finish for up to `grace`, a claim under way
+    /// included. What is left then is left to its lease.
     pub async fn run(self: Arc<Self>, stop: CancellationToken, grace: Duration) {
         let steps = TaskTracker::new();
         let committing = TaskTracker::new();
@@ -101,28 +101,35 @@ impl Worker {
         committing.spawn(Arc::clone(&self).commit_all(queue));
         committing.close();
 
-        self.claim_until(&stop, &steps, commits).await;
-
-        steps.close();
-        let in_progress = steps.len();
-        if in_progress > 0 {
-            tracing::info!(in_progress, "finishing steps in progress");
-        }
-        let finished = async {
+        let working = async {
+            self.claim_until(&stop, &steps, commits).await;
+            steps.close();
+            let in_progress = steps.len();
+            if in_progress > 0 {
+                tracing::info!(in_progress, "finishing steps in progress");
+            }
             steps.wait().await;
             committing.wait().await;
         };
-        if tokio::time::timeout(grace, finished).await.is_err() {
-            tracing::warn!(
+        // From the stop on, not from the end of the last claim: a database that is silent takes its
+        // time, and whoever stopped us may not wait for longer than the grace.
+        let over = async {
+            stop.cancelled().await;
+            tokio::time::sleep(grace).await;
+        };
+        tokio::select! {
+            biased;
+            () = working => {}
+            () = over => tracing::warn!(
                 left = steps.len(),
                 "left steps to their leases: they are taken up again when those end"
-            );
+            ),
         }
     }
 
     /// Claims and starts steps.
     ///
-    /// A claim is never broken off: what it has handed out would be nobody's until its lease ends.
+    /// A stop breaks off no claim: what it has handed out would be nobody's until its lease ends.
     async fn claim_until(
         self: &Arc<Self>,
         stop: &CancellationToken,

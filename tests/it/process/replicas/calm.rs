@@ -103,7 +103,8 @@ async fn a_replica_that_has_lost_its_database_says_so_on_postgres() {
     let server = postgres::Server::shared();
     let database = server.create_database();
     let relay = Relay::to(server.address()).await;
-    let homes = [replica(&sandbox, &database), replica(&sandbox, &relay.url(&database))];
+    let far = replica(&sandbox, &relay.url(&database)).flag("--shutdown-grace", "10s");
+    let homes = [replica(&sandbox, &database), far];
     let added = homes[0].add_shop().await;
     receiver.expect_secret(added["signingSecret"].as_str().unwrap().parse().unwrap());
     let key = added["apiKey"].as_str().unwrap();
