@@ -95,25 +95,34 @@ impl Server {
 
     /// What psql prints of the rows that a statement returns.
     pub(crate) fn ask(&self, url: &str, statement: &str) -> String {
+        self.try_ask(url, statement)
+            .unwrap_or_else(|complaint| panic!("{statement} at {url}: {complaint}"))
+    }
+
+    /// The same, or what it complains of.
+    fn try_ask(&self, url: &str, statement: &str) -> Result<String, String> {
         let mut psql = Command::new(self.bin.join("psql"));
         psql.args(["--no-psqlrc", "--no-align", "--tuples-only", "--quiet", "--command"]);
         let output = psql.args([statement, url]).stdin(Stdio::null()).output().expect("psql runs");
-        let complaint = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{statement} at {url}: {complaint}");
-        String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+        if !output.status.success() {
+            return Err(String::from_utf8_lossy(&output.stderr).into_owned());
+        }
+        Ok(String::from_utf8(output.stdout).unwrap().trim_end().to_owned())
     }
 }
 
 impl Server {
-    /// Waits until this is what psql prints.
+    /// Waits until this is what psql prints. A standby may not have the database itself yet.
     pub(crate) fn until(&self, url: &str, statement: &str, wanted: &str) {
+        let mut said = Ok(String::new());
         for _ in 0..600 {
-            if self.ask(url, statement) == wanted {
+            said = self.try_ask(url, statement);
+            if said.as_deref() == Ok(wanted) {
                 return;
             }
             std::thread::sleep(Duration::from_millis(50));
         }
-        panic!("it did not come to pass in time that {statement} is {wanted}");
+        panic!("it did not come to pass in time that {statement} is {wanted}: {said:?}");
     }
 }
 
