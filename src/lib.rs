@@ -16,7 +16,8 @@
 //!   [`vault`] seals what must not be read from a stolen database.
 //! * [`graph`] asks Microsoft Graph. [`courier`] tells the receiver. Each knows one outside system.
 //!   [`tls`] is what both trust.
-//! * [`worker`] acts: claims what is due, takes the step, commits what came of it.
+//! * [`worker`] acts: claims what is due, takes the step, commits what came of it. Beside that, little by
+//!   little, it sends again what was asked for in bulk, and forgets what has been at rest for long.
 //! * [`api`] listens: it stores and nudges. [`nudge`] is how it wakes the worker. [`handshake`] has
 //!   receivers asked whether they want callbacks, where the operator wishes it.
 //! * [`provision`] sets up callers, for the API and the command line alike.
