@@ -82,6 +82,10 @@ pub(crate) async fn fill<S: Store + Directory>(store: &S, size: usize) {
     policy.cadence.first_poll_after = Duration::from_hours(10);
     let deadline = now + Duration::from_hours(24);
     let millis = u128::try_from(now.as_millisecond()).unwrap();
+    // As long as Graph's own ids, and as tokens of Entra. Made up at once: letter by letter, they would
+    // take as long as to keep them does.
+    let (letters, exes) = ("A".repeat(142), "x".repeat(1_500));
+    let graph_id = |number: usize| padded(number, &letters);
     let registration = |number: usize| {
         let id = OperationId(millis << 80 | number as u128);
         Registration {
@@ -89,8 +93,7 @@ pub(crate) async fn fill<S: Store + Directory>(store: &S, size: usize) {
             caller: name.clone(),
             reference: Reference { version: ApiVersion::V1, id: graph_id(number) },
             credential: Credential::Token(AccessToken {
-                // Tokens of Entra are about as long.
-                secret: format!("{:x<1500}", number / PER_IDENTITY).into(),
+                secret: padded(number / PER_IDENTITY, &exes).into(),
                 expires_at: deadline,
             }),
             callback_url: "https://app.example.com/hooks/engage".to_owned(),
@@ -114,9 +117,11 @@ pub(crate) async fn fill<S: Store + Directory>(store: &S, size: usize) {
     }
 }
 
-/// As long as Graph's own ids.
-fn graph_id(number: usize) -> String {
-    format!("{number:A>142}")
+/// A number, and enough of the padding behind it to be as long as that.
+fn padded(number: usize, padding: &str) -> String {
+    let number = number.to_string();
+    let rest = &padding[number.len()..];
+    number + rest
 }
 
 /// How long each of so many claims takes once all is due, in order.

@@ -11,7 +11,7 @@ use tokio_util::task::TaskTracker;
 
 use super::connect::{Database, work};
 use super::error::{for_another, is_about_values};
-use super::register::register;
+use super::register::{Prepared, make_lanes, register};
 use crate::lane;
 use crate::store::{Registered, Registration, StoreError};
 use crate::vault::Vault;
@@ -107,10 +107,15 @@ impl Writer {
         let sizes: Vec<usize> = batch.iter().map(|job| job.registrations.len()).collect();
         let (registrations, answers): (Vec<_>, Vec<_>) =
             batch.into_iter().map(|job| (job.registrations, job.answer)).unzip();
-        let all: Arc<Vec<Registration>> = Arc::new(registrations.into_iter().flatten().collect());
         let range = |index: usize| {
             let first: usize = sizes[..index].iter().sum();
             first..first + sizes[index]
+        };
+        let prepare = |it| Prepared::new(&self.vault, it);
+        let all: Result<Vec<_>, _> = registrations.into_iter().flatten().map(prepare).collect();
+        let all = match all {
+            Ok(all) => Arc::new(all),
+            Err(error) => return refuse(answers, &error),
         };
         match self.keep(Arc::clone(&all), 0..all.len()).await {
             Ok(registered) => {
@@ -126,24 +131,26 @@ impl Writer {
                     drop(answer.send(self.keep(Arc::clone(&all), range(index)).await));
                 }
             }
-            Err(error) => {
-                for answer in answers {
-                    drop(answer.send(Err(for_another(&error))));
-                }
-            }
+            Err(error) => refuse(answers, &error),
         }
     }
 
-    async fn keep(&self, all: Arc<Vec<Registration>>, range: std::ops::Range<usize>) -> Answer {
-        let (vault, policy) = (Arc::clone(&self.vault), Arc::clone(&self.policy));
+    async fn keep(&self, all: Arc<Vec<Prepared>>, range: std::ops::Range<usize>) -> Answer {
+        let chosen = all.get(range.clone()).unwrap_or_default();
+        make_lanes(&self.database, &self.policy, chosen).await?;
+        let policy = Arc::clone(&self.policy);
         let keep = work(move |transaction| {
-            let (vault, policy) = (Arc::clone(&vault), Arc::clone(&policy));
-            let (all, range) = (Arc::clone(&all), range.clone());
+            let (policy, all, range) = (Arc::clone(&policy), Arc::clone(&all), range.clone());
             Box::pin(async move {
-                let chosen = all.get(range).unwrap_or_default();
-                register(transaction, &vault, &policy, chosen).await
+                register(transaction, &policy, all.get(range).unwrap_or_default()).await
             })
         });
         self.database.transaction(keep).await
+    }
+}
+
+fn refuse(answers: Vec<oneshot::Sender<Answer>>, error: &StoreError) {
+    for answer in answers {
+        drop(answer.send(Err(for_another(error))));
     }
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use deadpool_postgres::Transaction;
 use tokio_postgres::Row;
 
-use super::error::Context as _;
+use super::register::Prepared;
 use super::row::Columns;
 use super::rows;
 use super::schedule::Key;
@@ -14,11 +14,8 @@ use crate::callback::{Callback, CallbackId};
 use crate::courier::Trace;
 use crate::lane::LaneName;
 use crate::operation::{Operation, OperationId};
-use crate::store::columns::{
-    CallbackStateColumns, CredentialColumns, Fields as _, StateColumns, seal_callback_secret,
-};
-use crate::store::{Attempt, CallerName, Notice, OwedCallback, Registration, StoreError, Tracked};
-use crate::vault::Vault;
+use crate::store::columns::{CallbackStateColumns, Fields as _, StateColumns};
+use crate::store::{Attempt, CallerName, Notice, OwedCallback, StoreError, Tracked};
 
 /// What other rows need to know of an operation's.
 #[derive(Clone, Debug)]
@@ -61,44 +58,46 @@ macro_rules! with_columns {
     }};
 }
 
-/// Live operations that these registrations repeat.
+/// Live operations that these registrations repeat, by caller and likeness.
 pub(super) async fn alike(
     transaction: &Transaction<'_>,
-    registrations: &[&Registration],
-) -> Result<Vec<(Vec<u8>, Tracked)>, StoreError> {
+    registrations: &[&Prepared],
+) -> Result<HashMap<(CallerName, Vec<u8>), Tracked>, StoreError> {
+    if registrations.is_empty() {
+        return Ok(HashMap::new());
+    }
     let sql = "SELECT operations.* FROM unnest($1::text[], $2::bytea[]) AS wanted (caller, likeness) \
         JOIN operations ON operations.caller = wanted.caller \
         AND operations.likeness = wanted.likeness AND operations.rested_at IS NULL";
     let found = with_columns!(transaction, "looking for live operations", sql, registrations, |it|
-        callers: it.caller.as_str(),
-        likenesses: it.likeness(),
+        callers: it.registration.caller.as_str(),
+        likenesses: it.likeness.as_slice(),
     )?;
     let read = |row| {
         let columns = Columns { table: "operations", row };
-        Ok((columns.bytes("likeness")?, columns.tracked()?))
+        let tracked = columns.tracked()?;
+        Ok(((tracked.caller.clone(), columns.bytes("likeness")?), tracked))
     };
     found.iter().map(read).collect()
 }
 
-/// Keeps new operations, and tells the numbers of those that nobody has kept a moment earlier.
+/// Keeps new operations, each on its lane, and tells the numbers of those that are not there already.
 pub(super) async fn insert_operations(
     transaction: &Transaction<'_>,
-    vault: &Vault,
-    registrations: &[(&Registration, i64)],
+    registrations: &[(&Prepared, i64)],
 ) -> Result<HashMap<OperationId, i64>, StoreError> {
-    let mut fresh = Vec::with_capacity(registrations.len());
-    for (registration, lane) in registrations {
-        let operation = &registration.operation;
-        let credential = CredentialColumns::seal(vault, operation.id, &registration.credential)
-            .context("sealing a token")?;
-        let secret =
-            seal_callback_secret(vault, operation.id, registration.callback_secret.as_ref())
-                .context("sealing a callback secret")?;
-        let (state, likeness) = (StateColumns::from(&operation.state), registration.likeness());
-        fresh.push((*registration, operation, *lane, credential, state, likeness, secret));
+    if registrations.is_empty() {
+        return Ok(HashMap::new());
     }
+    let mut fresh: Vec<_> = registrations
+        .iter()
+        .map(|(prepared, lane)| {
+            let it = &prepared.registration;
+            (*prepared, it, &it.operation, *lane, StateColumns::from(&it.operation.state))
+        })
+        .collect();
     // In one order, as everybody keeps them, so that two of the same do not wait for each other.
-    fresh.sort_unstable_by(|one, other| (&one.0.caller, &one.5).cmp(&(&other.0.caller, &other.5)));
+    fresh.sort_unstable_by_key(|(prepared, it, ..)| (&it.caller, &prepared.likeness));
     let sql = "INSERT INTO operations (id, caller, graph_version, graph_id, connection, \
         sealed_token, token_expires_at, lane, callback_url, callback_origin, client_state, \
         likeness, registered_at, deadline, polls, callbacks, state, next_poll_at, troubles, \
@@ -110,19 +109,19 @@ pub(super) async fn insert_operations(
         $18::bigint[], $19::bigint[], $20::bigint[], $21::bigint[], $22::bytea[], $23::text[], \
         $24::text[], $25::text[], $26::text[]) \
         ON CONFLICT (caller, likeness) WHERE rested_at IS NULL DO NOTHING RETURNING id, number";
-    let kept = with_columns!(transaction, "keeping operations", sql, fresh, |(it, operation, lane, credential, state, likeness, secret)|
+    let kept = with_columns!(transaction, "keeping operations", sql, fresh, |(prepared, it, operation, lane, state)|
         ids: operation.id.to_string(),
         callers: it.caller.as_str(),
         graph_versions: it.reference.version.as_str(),
         graph_ids: it.reference.id.as_str(),
-        connections: credential.connection.as_deref(),
-        sealed_tokens: credential.sealed_token.as_deref(),
-        token_expiries: credential.token_expires_at,
+        connections: prepared.credential.connection.as_deref(),
+        sealed_tokens: prepared.credential.sealed_token.as_deref(),
+        token_expiries: prepared.credential.token_expires_at,
         lanes: *lane,
         callback_urls: it.callback_url.as_str(),
         callback_origins: it.callback_origin.as_str(),
         client_states: it.client_state.as_deref(),
-        likenesses: likeness.as_slice(),
+        likenesses: prepared.likeness.as_slice(),
         registered: operation.registered_at.as_millisecond(),
         deadlines: operation.deadline.as_millisecond(),
         polls: i64::from(operation.polls),
@@ -132,7 +131,7 @@ pub(super) async fn insert_operations(
         troubles: state.troubles.map(i64::from),
         rejections: state.rejections.map(i64::from),
         refusals: state.refusals.map(i64::from),
-        callback_secrets: secret.as_deref(),
+        callback_secrets: prepared.sealed_callback_secret.as_deref(),
         formats: it.format.as_str(),
         traceparents: it.trace.as_ref().map(Trace::parent),
         tracestates: it.trace.as_ref().and_then(Trace::state),
@@ -166,13 +165,16 @@ pub(super) async fn update_operations(
         blocked_until = after.blocked_until, earliest_poll_at = after.earliest_poll_at, \
         outcome = after.outcome, rested_at = after.rested_at, \
         last_body = coalesce(after.body, operations.last_body), \
-        running_notice = after.running_notice, \
+        running_notice = after.running_notice, blocked_since = after.blocked_since, \
+        reminders = after.reminders, \
         sealed_token = CASE WHEN after.rested_at IS NULL THEN operations.sealed_token END \
         FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[], $5::bigint[], \
         $6::bigint[], $7::bigint[], $8::bigint[], $9::text[], $10::bigint[], $11::bigint[], \
-        $12::text[], $13::bigint[], $14::bytea[], $15::text[]) \
+        $12::text[], $13::bigint[], $14::bytea[], $15::text[], $16::bigint[], \
+        $17::bigint[]) \
         AS after (id, polls, callbacks, state, next_poll_at, troubles, rejections, refusals, \
-        refusal, blocked_until, earliest_poll_at, outcome, rested_at, body, running_notice) \
+        refusal, blocked_until, earliest_poll_at, outcome, rested_at, body, running_notice, \
+        blocked_since, reminders) \
         WHERE operations.id = after.id RETURNING operations.id, number, lane, caller, \
         callback_url, callback_origin";
     let updated = with_columns!(transaction, "updating operations", sql, became, |(after, body, state)|
@@ -191,6 +193,8 @@ pub(super) async fn update_operations(
         rested: state.rested_at,
         bodies: body.map(Bytes::as_ref),
         running_notices: after.running.as_str(),
+        blocked_since: state.blocked_since,
+        reminders: state.reminders.map(i64::from),
     )?;
     updated.iter().map(Place::read).collect()
 }

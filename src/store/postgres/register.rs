@@ -4,35 +4,82 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use deadpool_postgres::Transaction;
 
-use super::error::Overtaken;
+use super::connect::Database;
+use super::error::{Context as _, Overtaken};
 use super::row::Columns;
 use super::schedule::{self, Key, Planned};
-use super::{destinations, lives, rows};
+use super::{destinations, lives, plan_by_keys, rows};
 use crate::graph::Credential;
 use crate::lane::{self, LaneName};
-use crate::operation::OperationId;
-use crate::store::columns::Fields as _;
-use crate::store::{CallerName, Idempotency, Registered, Registration, StoreError, Tracked};
+use crate::operation::{Operation, OperationId};
+use crate::store::columns::{CredentialColumns, Fields as _, seal_callback_secret};
+use crate::store::{CallerName, Idempotency, Registered, Registration, StoreError};
 use crate::vault::Vault;
 
 /// More than a dozen replicas register at the same moment, of three batches each: only where less
 /// room is left for a caller's live operations need they wait for each other.
 const LIVE_MARGIN: u64 = 10_000;
 
+/// A registration, and what is worked out of it before a transaction begins, once for all of its tries.
+pub(super) struct Prepared {
+    pub(super) registration: Registration,
+    /// The lane of its polls.
+    pub(super) lane: LaneName,
+    pub(super) likeness: Vec<u8>,
+    pub(super) credential: CredentialColumns,
+    pub(super) sealed_callback_secret: Option<Vec<u8>>,
+}
+
+impl Prepared {
+    pub(super) fn new(vault: &Vault, registration: Registration) -> Result<Self, StoreError> {
+        let Registration { operation: Operation { id, .. }, credential, callback_secret, .. } =
+            &registration;
+        Ok(Self {
+            lane: LaneName::graph(credential.identity()),
+            likeness: registration.likeness(),
+            credential: CredentialColumns::seal(vault, *id, credential)
+                .context("sealing a token")?,
+            sealed_callback_secret: seal_callback_secret(vault, *id, callback_secret.as_ref())
+                .context("sealing a callback secret")?,
+            registration,
+        })
+    }
+
+    fn caller(&self) -> &CallerName {
+        &self.registration.caller
+    }
+}
+
+/// Makes those lanes that are missing, in a transaction of their own: others who need them too would
+/// have to wait for the end of a transaction that makes them.
+pub(super) async fn make_lanes(
+    database: &Database,
+    policy: &lane::Policy,
+    registrations: &[Prepared],
+) -> Result<(), StoreError> {
+    let names: BTreeSet<&LaneName> = registrations.iter().map(|it| &it.lane).collect();
+    schedule::make_lanes(database, policy, &names).await
+}
+
 /// Keeps registrations, and answers for each in order.
 pub(super) async fn register(
     transaction: &Transaction<'_>,
-    vault: &Vault,
     policy: &lane::Policy,
-    registrations: &[Registration],
+    registrations: &[Prepared],
 ) -> Result<Vec<Registered>, StoreError> {
+    let names: BTreeSet<&LaneName> = registrations.iter().map(|it| &it.lane).collect();
+    let ((), lanes) = tokio::try_join!(
+        plan_by_keys(transaction),
+        // Those that were forgotten since they were made.
+        schedule::lanes(transaction, policy, names)
+    )?;
     let mut answers: Vec<Option<Registered>> = registrations.iter().map(|_| None).collect();
     let mut planned = Vec::new();
     let mut left: Vec<usize> = (0..registrations.len()).collect();
     while !left.is_empty() {
         let (round, later) = without_repetitions(registrations, left);
-        let chosen: Vec<&Registration> = round.iter().map(|it| &registrations[*it]).collect();
-        let answered = register_round(transaction, vault, policy, &chosen, &mut planned).await?;
+        let chosen: Vec<&Prepared> = round.iter().map(|it| &registrations[*it]).collect();
+        let answered = register_round(transaction, &lanes, &chosen, &mut planned).await?;
         for (index, answer) in round.into_iter().zip(answered) {
             answers[index] = Some(answer);
         }
@@ -45,54 +92,51 @@ pub(super) async fn register(
 
 /// Those that a statement can take together, and those that may repeat one of them.
 fn without_repetitions(
-    registrations: &[Registration],
+    registrations: &[Prepared],
     indices: Vec<usize>,
 ) -> (Vec<usize>, Vec<usize>) {
     let (mut keys, mut likenesses) = (HashSet::new(), HashSet::new());
     indices.into_iter().partition(|index| {
         let it = &registrations[*index];
-        let key = it.idempotency.as_ref().map(|idempotency| (&it.caller, &idempotency.key));
+        let idempotency = it.registration.idempotency.as_ref();
+        let key = idempotency.map(|idempotency| (it.caller(), &idempotency.key));
         let is_new_key = key.is_none_or(|key| keys.insert(key));
-        likenesses.insert((&it.caller, it.likeness())) && is_new_key
+        likenesses.insert((it.caller(), &it.likeness)) && is_new_key
     })
 }
 
 async fn register_round(
     transaction: &Transaction<'_>,
-    vault: &Vault,
-    policy: &lane::Policy,
-    registrations: &[&Registration],
+    lanes: &HashMap<LaneName, i64>,
+    registrations: &[&Prepared],
     planned: &mut Vec<Planned>,
 ) -> Result<Vec<Registered>, StoreError> {
     let mut answers: Vec<Option<Registered>> = replayed(transaction, registrations).await?;
-    refuse_and_find(transaction, registrations, &mut answers).await?;
+    refuse(transaction, registrations, &mut answers).await?;
 
     let fresh: Vec<usize> = (0..answers.len()).filter(|it| answers[*it].is_none()).collect();
-    let lane = |it: &Registration| LaneName::graph(it.credential.identity());
-    let names = fresh.iter().map(|it| lane(registrations[*it])).collect::<BTreeSet<_>>();
-    let lanes = schedule::lanes(transaction, policy, names).await?;
     let mut with_lanes = Vec::with_capacity(fresh.len());
     for index in &fresh {
-        let registration = registrations[*index];
+        let it = registrations[*index];
         // It was forgotten in between.
-        let number = lanes.get(&lane(registration)).copied();
-        let number = number.ok_or_else(|| StoreError::Unavailable(Overtaken.into()))?;
-        with_lanes.push((registration, number));
+        let number = lanes.get(&it.lane).copied();
+        with_lanes.push((it, number.ok_or_else(|| StoreError::Unavailable(Overtaken.into()))?));
     }
-    let kept = lives::insert_operations(transaction, vault, &with_lanes).await?;
+    let kept = lives::insert_operations(transaction, &with_lanes).await?;
     let mut added: HashMap<CallerName, i64> = HashMap::new();
-    let mut new = Vec::new();
-    for (index, (registration, lane)) in fresh.iter().zip(&with_lanes) {
-        // Somebody was quicker by a moment: found when the transaction is tried again.
+    let (mut new, mut repeated) = (Vec::with_capacity(fresh.len()), Vec::new());
+    for (index, (Prepared { registration, .. }, lane)) in fresh.into_iter().zip(with_lanes) {
         let Some(number) = kept.get(&registration.operation.id) else {
-            return Err(StoreError::Unavailable(Overtaken.into()));
+            repeated.push(index);
+            continue;
         };
         let key = Key { operation: *number, callback: 0 };
-        new.push(Planned { key, lane: *lane, agenda: registration.operation.agenda() });
+        new.push(Planned { key, lane, agenda: registration.operation.agenda() });
         *added.entry(registration.caller.clone()).or_default() += 1;
-        answers[*index] = Some(Registered::New);
+        answers[index] = Some(Registered::New);
     }
-    schedule::plan(transaction, &new).await?;
+    find_repeated(transaction, registrations, &repeated, &mut answers).await?;
+    schedule::begin(transaction, &new).await?;
     planned.extend(new);
     lives::count_live(transaction, added).await?;
     let answers: Vec<Registered> = answers.into_iter().flatten().collect();
@@ -100,18 +144,37 @@ async fn register_round(
     Ok(answers)
 }
 
+/// Answers for those that were not kept because they are there already.
+async fn find_repeated(
+    transaction: &Transaction<'_>,
+    registrations: &[&Prepared],
+    repeated: &[usize],
+    answers: &mut [Option<Registered>],
+) -> Result<(), StoreError> {
+    let chosen: Vec<&Prepared> = repeated.iter().map(|it| registrations[*it]).collect();
+    let mut existing = lives::alike(transaction, &chosen).await?;
+    for (index, it) in repeated.iter().zip(chosen) {
+        let tracked = existing.remove(&(it.caller().clone(), it.likeness.clone()));
+        // It has come to rest since: found out when the transaction is tried again.
+        let tracked = tracked.ok_or_else(|| StoreError::Unavailable(Overtaken.into()))?;
+        answers[*index] = Some(Registered::Existing(Box::new(tracked)));
+    }
+    Ok(())
+}
+
 /// Takes the idempotency keys, and answers for those that were taken before.
 ///
 /// A key that another transaction is taking is waited for, in the order of the keys.
 async fn replayed(
     transaction: &Transaction<'_>,
-    registrations: &[&Registration],
+    registrations: &[&Prepared],
 ) -> Result<Vec<Option<Registered>>, StoreError> {
     let doing = "taking idempotency keys";
+    let registrations = registrations.iter().map(|it| &it.registration);
     let mut with_keys: Vec<(&Registration, &Idempotency)> =
-        registrations.iter().filter_map(|it| Some((*it, it.idempotency.as_ref()?))).collect();
+        registrations.clone().filter_map(|it| Some((it, it.idempotency.as_ref()?))).collect();
     if with_keys.is_empty() {
-        return Ok(registrations.iter().map(|_| None).collect());
+        return Ok(registrations.map(|_| None).collect());
     }
     with_keys.sort_unstable_by_key(|(it, idempotency)| (&it.caller, &idempotency.key));
     let callers: Vec<&str> = with_keys.iter().map(|(it, _)| it.caller.as_str()).collect();
@@ -139,7 +202,7 @@ async fn replayed(
         let key = (columns.text("caller")?, columns.text("key")?);
         found.insert(key, (columns.bytes("request_digest")?, operation, answer));
     }
-    let answer = |it: &&Registration| {
+    let answer = |it: &Registration| {
         let idempotency = it.idempotency.as_ref()?;
         let key = (it.caller.as_str().to_owned(), idempotency.key.clone());
         let (request, operation, answer) = found.remove(&key)?;
@@ -152,17 +215,18 @@ async fn replayed(
             Registered::KeyReused
         })
     };
-    Ok(registrations.iter().map(answer).collect())
+    Ok(registrations.map(answer).collect())
 }
 
-/// Answers for those whose credential is gone, that are there already, that are too many, or whose
-/// receivers have not agreed.
-async fn refuse_and_find(
+/// Answers for those whose credential is gone, that are too many, or whose receivers have not agreed;
+/// and among those that would be refused, for what is there already. Of all others that is told by
+/// the attempt to keep them, which saves looking for what hardly ever is.
+async fn refuse(
     transaction: &Transaction<'_>,
-    registrations: &[&Registration],
+    registrations: &[&Prepared],
     answers: &mut [Option<Registered>],
 ) -> Result<(), StoreError> {
-    let open: Vec<&Registration> = registrations
+    let open: Vec<&Prepared> = registrations
         .iter()
         .zip(answers.iter())
         .filter_map(|(it, answer)| answer.is_none().then_some(*it))
@@ -170,19 +234,25 @@ async fn refuse_and_find(
     if open.is_empty() {
         return Ok(());
     }
-    let mut live = live(transaction, &open).await?;
-    let connections = connections(transaction, &open).await?;
-    let gone = destinations::gone(transaction, &open).await?;
-    let mut existing: HashMap<(CallerName, Vec<u8>), Tracked> = lives::alike(transaction, &open)
-        .await?
-        .into_iter()
-        .map(|(likeness, tracked)| ((tracked.caller.clone(), likeness), tracked))
-        .collect();
-    for (registration, answer) in registrations.iter().zip(answers) {
+    // None of them needs another, so they share a round trip.
+    let (Live { mut counts, near }, connections, gone) = tokio::try_join!(
+        live(transaction, &open),
+        connections(transaction, &open),
+        destinations::gone(transaction, open.iter().map(|it| &it.registration)),
+    )?;
+    let gone_since =
+        |it: &Registration| gone.get(&(it.caller.clone(), it.callback_url.clone())).copied();
+    let is_in_doubt = |it: &&Prepared| {
+        let Prepared { registration, .. } = it;
+        near.contains(it.caller()) || !registration.is_agreed || gone_since(registration).is_some()
+    };
+    let in_doubt: Vec<&Prepared> = open.into_iter().filter(is_in_doubt).collect();
+    let mut existing = lives::alike(transaction, &in_doubt).await?;
+    for (Prepared { registration, likeness, .. }, answer) in registrations.iter().zip(answers) {
         if answer.is_some() {
             continue;
         }
-        let Some(live) = live.get_mut(&registration.caller) else {
+        let Some(live) = counts.get_mut(&registration.caller) else {
             *answer = Some(Registered::CredentialGone);
             continue;
         };
@@ -192,15 +262,13 @@ async fn refuse_and_find(
             *answer = Some(Registered::CredentialGone);
             continue;
         }
-        let key = (registration.caller.clone(), registration.likeness());
+        let key = (registration.caller.clone(), likeness.clone());
         if let Some(tracked) = existing.remove(&key) {
             *answer = Some(Registered::Existing(Box::new(tracked)));
         } else if *live >= registration.live_limit {
             *answer = Some(Registered::LimitReached);
-        } else if let Some(since) =
-            gone.get(&(registration.caller.clone(), registration.callback_url.clone()))
-        {
-            *answer = Some(Registered::DestinationGone { since: *since });
+        } else if let Some(since) = gone_since(registration) {
+            *answer = Some(Registered::DestinationGone { since });
         } else if !registration.is_agreed {
             *answer = Some(Registered::NotAgreed);
         } else {
@@ -210,43 +278,52 @@ async fn refuse_and_find(
     Ok(())
 }
 
+/// How many operations callers have.
+struct Live {
+    /// Of those callers that there are.
+    counts: HashMap<CallerName, u64>,
+    /// Who comes near the limit, and is locked.
+    near: HashSet<CallerName>,
+}
+
 /// How many operations of these callers are live. Those who come near their limit register one after
 /// the other from here on, so that no two take the same room.
-async fn live(
-    transaction: &Transaction<'_>,
-    open: &[&Registration],
-) -> Result<HashMap<CallerName, u64>, StoreError> {
-    let callers = open.iter().map(|it| it.caller.as_str()).collect();
-    let mut live = lives::live(transaction, callers).await?;
-    let is_near = |it: &&&Registration| {
-        live.get(&it.caller).is_some_and(|live| it.live_limit < live.saturating_add(LIVE_MARGIN))
+async fn live(transaction: &Transaction<'_>, open: &[&Prepared]) -> Result<Live, StoreError> {
+    let callers: BTreeSet<&str> = open.iter().map(|it| it.caller().as_str()).collect();
+    let mut counts = lives::live(transaction, callers.into_iter().collect()).await?;
+    let margin = LIVE_MARGIN.saturating_add(open.len() as u64);
+    let is_near = |it: &&&Prepared| {
+        let live = counts.get(it.caller());
+        live.is_some_and(|live| it.registration.live_limit < live.saturating_add(margin))
     };
-    let near: BTreeSet<&str> = open.iter().filter(is_near).map(|it| it.caller.as_str()).collect();
+    let near: HashSet<CallerName> =
+        open.iter().filter(is_near).map(|it| it.caller().clone()).collect();
     if !near.is_empty() {
-        let near: Vec<&str> = near.into_iter().collect();
+        let names: Vec<&str> = near.iter().map(CallerName::as_str).collect();
         // Leaves alone those who only look whether the caller is there.
         let sql = "SELECT 1 FROM callers WHERE name = ANY($1) ORDER BY name FOR NO KEY UPDATE";
-        rows(transaction, "waiting for room", sql, &[&near]).await?;
+        rows(transaction, "waiting for room", sql, &[&names]).await?;
         // A statement of its own, which sees what was registered before the lock was ours.
-        live.extend(lives::live(transaction, near).await?);
+        counts.extend(lives::live(transaction, names).await?);
     }
-    Ok(live)
+    Ok(Live { counts, near })
 }
 
 /// Those connections that there are, locked so that nobody removes them meanwhile.
 async fn connections(
     transaction: &Transaction<'_>,
-    registrations: &[&Registration],
+    registrations: &[&Prepared],
 ) -> Result<HashSet<(CallerName, String)>, StoreError> {
-    let (callers, names): (Vec<&str>, Vec<&str>) = registrations
+    let wanted: BTreeSet<(&str, &str)> = registrations
         .iter()
-        .filter_map(|it| match &it.credential {
+        .filter_map(|it| match &it.registration.credential {
             Credential::Connection(connection) => {
-                Some((it.caller.as_str(), connection.name.as_str()))
+                Some((it.caller().as_str(), connection.name.as_str()))
             }
             Credential::Token(_) => None,
         })
-        .unzip();
+        .collect();
+    let (callers, names): (Vec<&str>, Vec<&str>) = wanted.into_iter().unzip();
     if callers.is_empty() {
         return Ok(HashSet::new());
     }
@@ -265,12 +342,12 @@ async fn connections(
 /// those that were refused for nothing.
 async fn put_keys_right(
     transaction: &Transaction<'_>,
-    registrations: &[&Registration],
+    registrations: &[&Prepared],
     answers: &[Registered],
 ) -> Result<(), StoreError> {
     let doing = "keeping idempotency keys";
     let (mut found, mut refused) = ((vec![], vec![], vec![]), (vec![], vec![]));
-    for (registration, answer) in registrations.iter().zip(answers) {
+    for (Prepared { registration, .. }, answer) in registrations.iter().zip(answers) {
         let Some(Idempotency { key, .. }) = &registration.idempotency else { continue };
         let caller = registration.caller.as_str();
         match answer {

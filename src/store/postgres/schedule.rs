@@ -1,11 +1,14 @@
 //! What is due, on which lane, and who holds it.
 
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use deadpool_postgres::Transaction;
 use jiff::Timestamp;
+use tokio_postgres::types::ToSql;
 
+use super::connect::Database;
 use super::error::{Context as _, Overtaken};
 use super::row::Columns;
 use super::rows;
@@ -68,36 +71,66 @@ pub(super) struct Settled {
 }
 
 /// The numbers of the lanes of these names, made where they are not there yet.
-pub(super) async fn lanes(
+pub(super) async fn lanes<N: Borrow<LaneName> + Ord>(
     transaction: &Transaction<'_>,
     policy: &lane::Policy,
-    names: BTreeSet<LaneName>,
+    names: BTreeSet<N>,
 ) -> Result<HashMap<LaneName, i64>, StoreError> {
-    let mut found = numbers(transaction, names.iter()).await?;
-    let missing: Vec<_> = names.iter().filter(|name| !found.contains_key(name)).collect();
+    let names = names.iter().map(Borrow::borrow);
+    let mut found = numbers(transaction, names.clone()).await?;
+    let missing: Vec<&LaneName> = names.filter(|name| !found.contains_key(*name)).collect();
     if missing.is_empty() {
         return Ok(found);
     }
-    let fresh = missing.iter().map(|name| Lane::new(name.kind, policy));
-    let (allowances, failures): (Vec<i64>, Vec<i64>) =
-        fresh.map(|lane| (i64::from(lane.allowance), i64::from(lane.failures))).unzip();
-    let texts: Vec<String> = missing.iter().map(ToString::to_string).collect();
-    // In the order of their names, as everybody makes them.
-    let sql = "INSERT INTO lanes (name, allowance, failures, slots, served_at) \
-        SELECT name, allowance, failures, '', 0 \
-        FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS fresh (name, allowance, failures) \
-        ON CONFLICT (name) DO NOTHING";
-    rows(transaction, "making lanes", sql, &[&texts, &allowances, &failures]).await?;
+    let (texts, allowances, failures) = new_lanes(policy, missing.iter().copied());
+    rows(transaction, MAKING, MAKE, &[&texts, &allowances, &failures]).await?;
     found.extend(numbers(transaction, missing.into_iter()).await?);
     Ok(found)
 }
 
-async fn numbers(
+/// Makes those lanes that are not there yet, for everybody to see at once.
+pub(super) async fn make_lanes(
+    database: &Database,
+    policy: &lane::Policy,
+    names: &BTreeSet<&LaneName>,
+) -> Result<(), StoreError> {
+    let (texts, allowances, failures) = new_lanes(policy, names.iter().copied());
+    database.query(MAKING, MAKE, &[&texts, &allowances, &failures]).await.map(drop)
+}
+
+const MAKING: &str = "making lanes";
+
+/// In the order in which they come, which is that of their names, as everybody makes them. Leaves
+/// alone what is there, for an attempt to insert it costs a number.
+const MAKE: &str = "INSERT INTO lanes (name, allowance, failures, slots, served_at) \
+    SELECT name, allowance, failures, '', 0 \
+    FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS fresh (name, allowance, failures) \
+    WHERE NOT EXISTS (SELECT 1 FROM lanes WHERE lanes.name = fresh.name) \
+    ON CONFLICT (name) DO NOTHING";
+
+/// The columns of lanes to be made.
+fn new_lanes<'a>(
+    policy: &lane::Policy,
+    names: impl Iterator<Item = &'a LaneName>,
+) -> (Vec<String>, Vec<i64>, Vec<i64>) {
+    let (mut texts, mut allowances, mut failures) = (Vec::new(), Vec::new(), Vec::new());
+    for name in names {
+        let lane = Lane::new(name.kind, policy);
+        texts.push(name.to_string());
+        allowances.push(i64::from(lane.allowance));
+        failures.push(i64::from(lane.failures));
+    }
+    (texts, allowances, failures)
+}
+
+async fn numbers<'a>(
     transaction: &Transaction<'_>,
-    names: impl Iterator<Item = &LaneName>,
+    names: impl Iterator<Item = &'a LaneName>,
 ) -> Result<HashMap<LaneName, i64>, StoreError> {
     let texts: Vec<String> = names.map(ToString::to_string).collect();
-    let sql = "SELECT lane, name FROM lanes WHERE name = ANY($1)";
+    // As a join it is an index that is asked for each, whatever the server takes the table for; as a
+    // condition, a plan made while there were few lanes reads all of them.
+    let sql = "SELECT lane, name FROM unnest($1::text[]) AS wanted (name) JOIN lanes USING (name)";
     let found = rows(transaction, "finding lanes", sql, &[&texts]).await?;
     let read = |row| {
         let columns = Columns { table: "lanes", row };
@@ -106,37 +139,61 @@ async fn numbers(
     found.iter().map(read).collect()
 }
 
+/// Writes what is to happen first to operations that are new. Who calls this calls [`announce`] as
+/// well, before the end of the transaction.
+pub(super) async fn begin(
+    transaction: &Transaction<'_>,
+    planned: &[Planned],
+) -> Result<(), StoreError> {
+    let sql = "INSERT INTO steps (operation, callback, lane, due_at, lapse_at) \
+        SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[])";
+    insert(transaction, sql, planned.iter().collect()).await
+}
+
 /// Writes what is to happen next, or that nothing is. Who calls this calls [`announce`] as well,
 /// before the end of the transaction.
 pub(super) async fn plan(
     transaction: &Transaction<'_>,
     planned: &[Planned],
 ) -> Result<(), StoreError> {
-    let doing = "planning steps";
-    let (mut kept, mut ended): (Vec<_>, Vec<_>) =
+    let (kept, mut ended): (Vec<_>, Vec<_>) =
         planned.iter().partition(|it| it.agenda.lapse_at.is_some());
-    kept.sort_unstable_by_key(|it: &&Planned| it.key);
-    ended.sort_unstable_by_key(|it: &&Planned| it.key);
-    if !kept.is_empty() {
-        let (operations, callbacks) = keys(kept.iter().map(|it| it.key));
-        let lanes: Vec<i64> = kept.iter().map(|it| it.lane).collect();
-        let due: Vec<Option<i64>> = kept.iter().map(|it| millis(it.agenda.step_at)).collect();
-        let lapse: Vec<Option<i64>> = kept.iter().map(|it| millis(it.agenda.lapse_at)).collect();
-        let sql = "INSERT INTO steps (operation, callback, lane, due_at, lapse_at) \
-            SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[]) \
-            ON CONFLICT (operation, callback) DO UPDATE SET lane = excluded.lane, \
-            due_at = excluded.due_at, lapse_at = excluded.lapse_at, token = NULL, \
-            claimed_until = NULL";
-        rows(transaction, doing, sql, &[&operations, &callbacks, &lanes, &due, &lapse]).await?;
-    }
+    let sql = "INSERT INTO steps (operation, callback, lane, due_at, lapse_at) \
+        SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[]) \
+        ON CONFLICT (operation, callback) DO UPDATE SET lane = excluded.lane, \
+        due_at = excluded.due_at, lapse_at = excluded.lapse_at, token = NULL, \
+        claimed_until = NULL";
+    insert(transaction, sql, kept).await?;
     if !ended.is_empty() {
+        ended.sort_unstable_by_key(|it| it.key);
         let (operations, callbacks) = keys(ended.iter().map(|it| it.key));
         let sql = "DELETE FROM steps USING unnest($1::bigint[], $2::bigint[]) \
             AS ended (operation, callback) \
             WHERE steps.operation = ended.operation AND steps.callback = ended.callback";
-        rows(transaction, doing, sql, &[&operations, &callbacks]).await?;
+        rows(transaction, PLANNING, sql, &[&operations, &callbacks]).await?;
     }
     Ok(())
+}
+
+const PLANNING: &str = "planning steps";
+
+/// Runs a statement that takes rows of `steps`, in the order of their keys.
+async fn insert(
+    transaction: &Transaction<'_>,
+    sql: &str,
+    mut planned: Vec<&Planned>,
+) -> Result<(), StoreError> {
+    if planned.is_empty() {
+        return Ok(());
+    }
+    planned.sort_unstable_by_key(|it| it.key);
+    let (operations, callbacks) = keys(planned.iter().map(|it| it.key));
+    let lanes: Vec<i64> = planned.iter().map(|it| it.lane).collect();
+    let due: Vec<Option<i64>> = planned.iter().map(|it| millis(it.agenda.step_at)).collect();
+    let lapse: Vec<Option<i64>> = planned.iter().map(|it| millis(it.agenda.lapse_at)).collect();
+    rows(transaction, PLANNING, sql, &[&operations, &callbacks, &lanes, &due, &lapse])
+        .await
+        .map(drop)
 }
 
 /// Tells lanes how some of their steps went, and when they are ready again for what was planned.
@@ -202,13 +259,13 @@ pub(super) async fn hand_out(
     let until = after(now, lease);
     let sql = "SELECT operation, callback FROM steps WHERE lapse_at <= $1 \
         ORDER BY lapse_at, operation, callback LIMIT $2";
-    let lapsed = rows(
-        transaction,
-        "looking for lapses",
-        sql,
-        &[&now.as_millisecond(), &count(hands.div_ceil(2))],
-    )
-    .await?;
+    let (at, most) = (now.as_millisecond(), count(hands.div_ceil(2)));
+    let params: [&(dyn ToSql + Sync); 2] = [&at, &most];
+    // The first lanes are looked for at the same time; what lapses takes hands from the last of them.
+    let (lapsed, mut candidates) = tokio::try_join!(
+        rows(transaction, "looking for lapses", sql, &params),
+        candidates(transaction, now, lanes_for(hands)),
+    )?;
     let lapsed = lapsed.iter().map(|row| Ok((key(row)?, fresh_token()?)));
     let lapsed: Vec<(Key, u64)> = lapsed.collect::<Result<_, StoreError>>()?;
     let taken = take(transaction, &lapsed, "lapse_at", now, until).await?;
@@ -216,9 +273,12 @@ pub(super) async fn hand_out(
     let mut handed_out: Vec<HandedOut> = taken.into_iter().map(lapse).collect();
 
     for round in 0..ROUNDS {
-        let left = hands.saturating_sub(handed_out.len());
-        let lanes = left.div_ceil(STEPS_OF_A_LANE).max(left.min(FEW_LANES));
-        let ready = ready(transaction, now, lanes, round == 0).await?;
+        let lanes = lanes_for(hands.saturating_sub(handed_out.len()));
+        if 0 < round {
+            candidates = self::candidates(transaction, now, lanes).await?;
+        }
+        candidates.truncate(lanes);
+        let ready = ready(transaction, now, &candidates, round == 0).await?;
         if ready.is_empty() {
             break;
         }
@@ -231,27 +291,42 @@ pub(super) async fn hand_out(
     Ok(handed_out)
 }
 
-/// Up to `limit` lanes that are ready, locked, longest first.
+/// To how many lanes so many hands are given.
+fn lanes_for(hands: usize) -> usize {
+    hands.div_ceil(STEPS_OF_A_LANE).max(hands.min(FEW_LANES))
+}
+
+/// Up to `limit` lanes that are ready, longest first.
+async fn candidates(
+    transaction: &Transaction<'_>,
+    now: Timestamp,
+    limit: usize,
+) -> Result<Vec<i64>, StoreError> {
+    if limit == 0 {
+        return Ok(Vec::new());
+    }
+    let sql = "SELECT lane FROM lanes WHERE ready_at <= $1 ORDER BY ready_at LIMIT $2";
+    let params: [&(dyn ToSql + Sync); 2] = [&now.as_millisecond(), &count(limit)];
+    let found = rows(transaction, LOOKING, sql, &params).await?;
+    found.iter().map(|row| Columns { table: "lanes", row }.get("lane")).collect()
+}
+
+const LOOKING: &str = "looking for lanes that are ready";
+
+/// Those of these lanes that are ready, locked.
 ///
 /// Waits for the first, if `may_wait`, and passes over others that somebody holds. Whoever waits
 /// holds no lane yet, or two claims could wait for each other.
 async fn ready(
     transaction: &Transaction<'_>,
     now: Timestamp,
-    limit: usize,
+    numbers: &[i64],
     may_wait: bool,
 ) -> Result<Vec<(i64, StoredLane)>, StoreError> {
-    let doing = "looking for lanes that are ready";
-    if limit == 0 {
+    if numbers.is_empty() {
         return Ok(Vec::new());
     }
     let now = now.as_millisecond();
-    let sql = "SELECT lane FROM lanes WHERE ready_at <= $1 ORDER BY ready_at LIMIT $2";
-    let candidates = rows(transaction, doing, sql, &[&now, &count(limit)]).await?;
-    let numbers: Vec<i64> = candidates
-        .iter()
-        .map(|row| Columns { table: "lanes", row }.get("lane"))
-        .collect::<Result<_, _>>()?;
     let mut locked = HashMap::new();
     if let (Some(first), true) = (numbers.first(), may_wait) {
         // Somebody else may have served it while we waited.
@@ -260,11 +335,11 @@ async fn ready(
         }
     }
     let sql = format!("{LANE} WHERE lane = ANY($1) AND ready_at <= $2 FOR UPDATE SKIP LOCKED");
-    for row in rows(transaction, doing, &sql, &[&numbers, &now]).await? {
+    for row in rows(transaction, LOOKING, &sql, &[&numbers, &now]).await? {
         let columns = Columns { table: "lanes", row: &row };
         locked.insert(columns.get("lane")?, columns.lane()?);
     }
-    Ok(numbers.into_iter().filter_map(|it| Some((it, locked.remove(&it)?))).collect())
+    Ok(numbers.iter().filter_map(|it| Some((*it, locked.remove(it)?))).collect())
 }
 
 /// Locks a lane if it is ready, and waits a little for whoever holds it.
@@ -427,7 +502,7 @@ async fn save(
             WHERE steps.lane = told.lane AND due_at IS NOT NULL AND claimed_until IS NULL \
             ORDER BY due_at LIMIT 1) AS first ON true \
         WHERE lanes.lane = told.lane";
-    let params: [&(dyn tokio_postgres::types::ToSql + Sync); 7] =
+    let params: [&(dyn ToSql + Sync); 7] =
         [&numbers, &allowances, &failures, &paused, &slots, &served, &free];
     rows(transaction, "updating lanes", sql, &params).await.map(drop)
 }

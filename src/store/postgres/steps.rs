@@ -20,6 +20,7 @@ use crate::courier::{ExtraHeader, Signers};
 use crate::graph::{self, AccessToken, Credential};
 use crate::lane::{self, LaneName};
 use crate::operation::{Agenda, OperationId, after};
+use crate::store::broken::BrokenSteps;
 use crate::store::columns::{CredentialColumns, Fields as _};
 use crate::store::sealed::{self, callback_secret_place, token_place};
 use crate::store::{
@@ -39,22 +40,16 @@ pub(super) async fn claim(
     let handed_out = schedule::hand_out(transaction, policy, now, lease, hands).await?;
     let materials = Materials::read(transaction, vault, &handed_out, now).await?;
     let mut claimed = Vec::with_capacity(handed_out.len());
+    let mut broken = BrokenSteps::default();
     for HandedOut { key, token, lane } in handed_out {
         match materials.work(vault, key, lane.is_none()) {
             Ok(Some(work)) => {
                 let claim = Claim { step: work.step(), until: after(now, lease), token, lane };
                 claimed.push(Claimed { claim, work });
             }
-            // One row that cannot be read must not keep all others from their steps. It stays
-            // claimed, so it comes up again, and is reported again, once in a lease.
-            Ok(None) | Err(StoreError::Inconsistent { .. }) => {
-                let Key { operation, callback } = key;
-                tracing::error!(
-                    operation,
-                    callback,
-                    "cannot take the step of callback {callback} (0 for the poll) of the operation \
-                     with number {operation}: its row is broken",
-                );
+            Ok(None) => broken.pass_over(key.operation, key.callback, None),
+            Err(error @ StoreError::Inconsistent { .. }) => {
+                broken.pass_over(key.operation, key.callback, Some(&error));
             }
             Err(error) => return Err(error),
         }
@@ -417,6 +412,9 @@ pub(super) async fn amend(
             plans
         }
         Amendment::Callback { before, after, destination_back } => {
+            // Nobody forgets it meanwhile, though it is at rest.
+            let sql = "SELECT 1 FROM operations WHERE id = $1 FOR KEY SHARE";
+            rows(transaction, doing, sql, &[&id.to_string()]).await?;
             let sql = "SELECT * FROM callbacks WHERE operation_id = $1 AND number = $2 FOR UPDATE";
             let found = rows(transaction, doing, sql, &[&id.to_string(), &callback]).await?;
             let Some(row) = found.first() else { return Ok(Amended::Overtaken) };
