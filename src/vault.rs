@@ -3,9 +3,13 @@
 //! A sealed value is `key id (8) ‖ nonce (24) ‖ XChaCha20-Poly1305 ciphertext and tag`. The nonce
 //! is random, which its 192 bits allow without counting. The associated data is the value's place
 //! (table, row, column), so that a sealed value copied into another row does not open there.
+//!
+//! Several master keys can be given: the first seals, and each opens what was sealed under it. So a key
+//! can be changed while all of it is in use: see the README for the steps.
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -18,27 +22,53 @@ const KEY_BYTES: usize = 32;
 const KEY_ID_BYTES: usize = 8;
 const NONCE_BYTES: usize = 24;
 
-/// The key that everything is sealed under: 32 random bytes, as text in standard base64.
+/// Master keys that can be given. A change of keys needs two, and one that was broken off three.
+const MOST_KEYS: usize = 16;
+
+/// A key that things are sealed under: 32 random bytes, as text in standard base64.
 #[derive(Clone)]
 pub struct MasterKey(Zeroizing<[u8; KEY_BYTES]>);
 
+/// The keys that are given: the first seals, each of them opens. As text, with commas or white space
+/// between them, such as one to a line.
+#[derive(Clone, Debug)]
+pub struct MasterKeys {
+    first: MasterKey,
+    others: Vec<MasterKey>,
+}
+
 /// Names a key without telling it: the first 8 bytes of a SHA-256 over it.
-#[derive(Clone, Copy, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct KeyId([u8; KEY_ID_BYTES]);
 
-/// Seals and opens.
+/// Seals under the first of its keys, and opens what is sealed under any.
 #[derive(Clone)]
 pub struct Vault {
+    first: Lock,
+    others: Arc<[Lock]>,
+}
+
+/// One key, ready to be used.
+#[derive(Clone)]
+struct Lock {
+    key: KeyId,
     cipher: XChaCha20Poly1305,
-    key_id: KeyId,
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum VaultError {
     #[error("a master key is 32 bytes in base64 (44 characters)")]
     MalformedKey,
-    #[error("sealed under master key {sealed_under}, but the key given is {given}")]
-    OtherKey { sealed_under: KeyId, given: KeyId },
+    #[error("number {number} of the {of} master keys is not 32 bytes in base64 (44 characters)")]
+    MalformedKeyOf { number: usize, of: usize },
+    #[error("there are {given} master keys, of {MOST_KEYS} at the most")]
+    TooManyKeys { given: usize },
+    #[error("master key {0} is given twice")]
+    GivenTwice(KeyId),
+    #[error("sealed under master key {sealed_under}, which is not among those given ({given})")]
+    OtherKey { sealed_under: KeyId, given: KeyIds },
+    #[error("not the id of a master key")]
+    NoKeyId,
     #[error("not sealed for this place, or changed since")]
     Broken,
     #[error("the operating system has no random numbers")]
@@ -69,9 +99,60 @@ impl MasterKey {
     }
 }
 
+impl MasterKeys {
+    /// The one that seals.
+    pub fn first(&self) -> &MasterKey {
+        &self.first
+    }
+}
+
+impl From<MasterKey> for MasterKeys {
+    fn from(first: MasterKey) -> Self {
+        Self { first, others: Vec::new() }
+    }
+}
+
+impl KeyId {
+    /// Under which key a value is sealed; `None` where it is too short to be one.
+    pub fn of(sealed: &[u8]) -> Option<Self> {
+        sealed.first_chunk().copied().map(Self)
+    }
+
+    /// What every value begins with that is sealed under this key.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Lock {
+    fn of(key: &MasterKey) -> Self {
+        Self { key: key.id(), cipher: XChaCha20Poly1305::new(&(*key.0).into()) }
+    }
+}
+
 impl Vault {
+    /// With one key.
     pub fn new(key: &MasterKey) -> Self {
-        Self { cipher: XChaCha20Poly1305::new(&(*key.0).into()), key_id: key.id() }
+        Self { first: Lock::of(key), others: Arc::default() }
+    }
+
+    /// With the keys that are given.
+    pub fn with(keys: &MasterKeys) -> Self {
+        Self { first: Lock::of(&keys.first), others: keys.others.iter().map(Lock::of).collect() }
+    }
+
+    /// The keys that open, that which seals first.
+    pub fn keys(&self) -> KeyIds {
+        KeyIds(self.locks().map(|lock| lock.key).collect())
+    }
+
+    /// The key that seals.
+    pub fn first_key(&self) -> KeyId {
+        self.first.key
+    }
+
+    fn locks(&self) -> impl Iterator<Item = &Lock> {
+        std::iter::once(&self.first).chain(self.others.iter())
     }
 
     /// Seals `secret` for `place`, which must be the same when it is opened.
@@ -79,23 +160,29 @@ impl Vault {
         let mut nonce = [0; NONCE_BYTES];
         getrandom::fill(&mut nonce).map_err(VaultError::NoRandomness)?;
         let payload = Payload { msg: secret, aad: place.as_bytes() };
+        let Lock { key, cipher } = &self.first;
         let ciphertext =
-            self.cipher.encrypt(&XNonce::from(nonce), payload).map_err(|_| VaultError::Broken)?;
-        Ok([&self.key_id.0[..], &nonce, &ciphertext].concat())
+            cipher.encrypt(&XNonce::from(nonce), payload).map_err(|_| VaultError::Broken)?;
+        Ok([key.as_bytes(), &nonce, &ciphertext].concat())
     }
 
     /// Opens what was sealed for `place`.
     pub fn open(&self, place: &str, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, VaultError> {
         let (key_id, rest) = sealed.split_first_chunk().ok_or(VaultError::Broken)?;
         let sealed_under = KeyId(*key_id);
-        if sealed_under != self.key_id {
-            return Err(VaultError::OtherKey { sealed_under, given: self.key_id });
-        }
+        let other_key = || VaultError::OtherKey { sealed_under, given: self.keys() };
+        let lock = self.locks().find(|lock| lock.key == sealed_under).ok_or_else(other_key)?;
         let (nonce, ciphertext) =
             rest.split_first_chunk::<NONCE_BYTES>().ok_or(VaultError::Broken)?;
         let payload = Payload { msg: ciphertext, aad: place.as_bytes() };
-        let opened = self.cipher.decrypt(&XNonce::from(*nonce), payload);
+        let opened = lock.cipher.decrypt(&XNonce::from(*nonce), payload);
         opened.map(Zeroizing::new).map_err(|_| VaultError::Broken)
+    }
+
+    /// The same secret, sealed for the same place under the first key.
+    pub fn reseal(&self, place: &str, sealed: &[u8]) -> Result<Vec<u8>, VaultError> {
+        let opened = self.open(place, sealed)?;
+        self.seal(place, &opened)
     }
 }
 
@@ -109,6 +196,57 @@ impl FromStr for MasterKey {
     }
 }
 
+impl FromStr for MasterKeys {
+    type Err = VaultError;
+
+    fn from_str(text: &str) -> Result<Self, VaultError> {
+        let is_between = |c: char| c == ',' || c.is_whitespace();
+        let texts: Vec<&str> = text.split(is_between).filter(|text| !text.is_empty()).collect();
+        if texts.len() > MOST_KEYS {
+            return Err(VaultError::TooManyKeys { given: texts.len() });
+        }
+        let mut keys: Vec<MasterKey> = Vec::with_capacity(texts.len());
+        for (index, text) in texts.iter().enumerate() {
+            let key = text.parse::<MasterKey>().map_err(|error| match texts.len() {
+                1 => error,
+                of => VaultError::MalformedKeyOf { number: index + 1, of },
+            })?;
+            if keys.iter().any(|other| other.id() == key.id()) {
+                return Err(VaultError::GivenTwice(key.id()));
+            }
+            keys.push(key);
+        }
+        let mut keys = keys.into_iter();
+        let first = keys.next().ok_or(VaultError::MalformedKey)?;
+        Ok(Self { first, others: keys.collect() })
+    }
+}
+
+/// The names of several keys, in their order.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct KeyIds(Vec<KeyId>);
+
+impl KeyIds {
+    /// Each of them, that which seals first.
+    pub fn iter(&self) -> impl Iterator<Item = KeyId> {
+        self.0.iter().copied()
+    }
+
+    pub fn contains(&self, key: KeyId) -> bool {
+        self.0.contains(&key)
+    }
+}
+
+impl fmt::Display for KeyIds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, key) in self.0.iter().enumerate() {
+            let between = if index == 0 { "" } else { ", " };
+            write!(f, "{between}{key}")?;
+        }
+        Ok(())
+    }
+}
+
 impl fmt::Debug for MasterKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "MasterKey({})", self.id())
@@ -117,13 +255,24 @@ impl fmt::Debug for MasterKey {
 
 impl fmt::Debug for Vault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Vault({})", self.key_id)
+        write!(f, "Vault({})", self.keys())
     }
 }
 
 impl fmt::Display for KeyId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl FromStr for KeyId {
+    type Err = VaultError;
+
+    /// As it is displayed: 16 digits in hex.
+    fn from_str(text: &str) -> Result<Self, VaultError> {
+        let digits = text.len() == 2 * KEY_ID_BYTES && text.bytes().all(|b| b.is_ascii_hexdigit());
+        let number = u64::from_str_radix(text, 16).ok().filter(|_| digits);
+        number.map(|number| Self(number.to_be_bytes())).ok_or(VaultError::NoKeyId)
     }
 }
 
@@ -162,10 +311,47 @@ mod tests {
     }
 
     #[test]
+    fn the_first_key_seals_and_each_opens_what_is_sealed_under_it() {
+        let [old, new] = [(); 2].map(|()| MasterKey::generate().unwrap());
+        let by_the_old = Vault::new(&old).seal("place", b"secret").unwrap();
+        let text = format!("{}\n{}\n", *new.expose(), *old.expose());
+        let both = Vault::with(&text.parse().unwrap());
+        assert_eq!(both.open("place", &by_the_old).unwrap().as_slice(), b"secret");
+        let resealed = both.reseal("place", &by_the_old).unwrap();
+        assert_eq!(KeyId::of(&resealed), Some(new.id()));
+        assert_eq!(Vault::new(&new).open("place", &resealed).unwrap().as_slice(), b"secret");
+        assert!(both.reseal("elsewhere", &by_the_old).is_err(), "the place is kept to");
+    }
+
+    #[test]
+    fn keys_are_read_with_commas_or_lines_between_and_what_is_wrong_with_them_is_said() {
+        let [one, two] = [(); 2].map(|()| MasterKey::generate().unwrap());
+        let (first, second) = (one.expose(), two.expose());
+        for text in [
+            format!("{},{}", *first, *second),
+            format!("{}\r\n{}\n", *first, *second),
+            format!(" {} , {},", *first, *second),
+        ] {
+            let keys: MasterKeys = text.parse().unwrap();
+            let read: Vec<_> = Vault::with(&keys).keys().iter().collect();
+            assert_eq!(read, [one.id(), two.id()]);
+        }
+        let refused = |text: String| text.parse::<MasterKeys>().unwrap_err().to_string();
+        let broken = refused(format!("{},{}", *first, &second[1..]));
+        assert!(broken.starts_with("number 2 of the 2 master keys"), "{broken}");
+        assert!(!broken.contains(&second[1..]));
+        assert!(refused(format!("{0},{0}", *first)).contains("given twice"));
+        assert!(refused(vec![first.as_str(); 17].join("\n")).starts_with("there are 17"));
+        assert!(refused(String::new()).starts_with("a master key is"));
+    }
+
+    #[test]
     fn a_key_survives_being_written_down_and_shows_itself_to_nobody() {
         let key = MasterKey::generate().unwrap();
         let again: MasterKey = format!("{}\n", *key.expose()).parse().unwrap();
         assert_eq!(key.id(), again.id());
+        assert_eq!(key.id().to_string().parse::<KeyId>().unwrap(), key.id());
+        assert!("+123456789abcdef".parse::<KeyId>().is_err());
         assert!(!format!("{key:?}").contains(key.expose().as_str()));
         assert!("c2hvcnQ=".parse::<MasterKey>().is_err());
     }
