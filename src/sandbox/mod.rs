@@ -10,7 +10,11 @@
 //!
 //! | request | answer |
 //! |---|---|
-//! | `POST /{tenant}/oauth2/v2.0/token` | a token: client credentials with a secret, on behalf of a user, refresh |
+//! | `POST /{tenant}/oauth2/v2.0/token` | a token: client credentials, on behalf of a user, refresh; by a secret, or by an assertion, which is verified |
+//! | `GET /{tenant}/v2.0/.well-known/openid-configuration` | where everything of the tenant's is |
+//! | `GET /{tenant}/discovery/v2.0/keys` | the keys that it signs by |
+//! | `GET /metadata/identity/oauth2/token` | a token of the machine's identity, as the Instance Metadata Service hands out |
+//! | `GET /msi/token` | the same, as an App Service does, where [`Options::identity_header`] is set |
 //! | `POST /{v1.0,beta}/employeeExperience/communities` | 202, `Operation-Location` and `Location` |
 //! | `GET /{v1.0,beta}/employeeExperience/engagementAsyncOperations/{id}` | the operation; also as `engagementAsyncOperations('{id}')` |
 //!
@@ -32,7 +36,11 @@
 //! |---|---|
 //! | `POST /sandbox/operations` `{"version":"v1.0","script":…}` | starts an operation: 201 with its `id` and `location`; for scripts see [`Script`] |
 //! | `POST /sandbox/tokens` `{"identity":"alice","expiresIn":3600}` | hands out a token for Graph: 201 with `accessToken`; with `"audience":"{client id}"` one to be exchanged on behalf of the user |
+//! | `POST /sandbox/sign-ins` `{"tenant":…,"audience":…,"app":…,"user":…,"scopes":[…],"expiresIn":3600}` | hands out a signed token of version 2.0, by which an app signs in to another: 201 with `accessToken`; without a user in the app's own name, with `roles` |
+//! | `POST /sandbox/key-rollover` `{"withdraw":false}` | signs by another key from now on: 204 |
 //! | `POST /sandbox/token-script` `[{"http":503,"retryAfter":"2"}]` | the next answers of the token endpoint: 204; see [`TokenScript`] |
+//! | `POST /sandbox/certificates` `{"tenant":…,"clientId":…,"certificate":"-----BEGIN…"}` | lets an app sign assertions by the key of a certificate: 204 |
+//! | `POST /sandbox/federated-tokens` `{"tenant":…,"clientId":…,"token":…}` | lets an app prove itself by this token of another issuer, and by none before it: 204 |
 //! | `GET /sandbox/record` | `{"requests":[…],"forgotten":0}`; see [`RecordedRequest`] |
 //! | `POST /sandbox/reset` | forgets operations, tokens, scripts, budgets and the record: 204 |
 
@@ -64,10 +72,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
+use entra::App;
 use tokens::{Access, Audience};
 use world::Shared;
 
 pub use control::Created;
+pub use entra::signing::{Grants, SignInToken};
 pub use record::{
     RECORDED_HEADERS, RecordedRequest, Surface, largest_window, shortest_gap_between_polls,
 };
@@ -93,6 +103,10 @@ pub struct Options {
     pub token_life: Duration,
     /// Who may get tokens. Where this is empty, any client of any tenant with any secret.
     pub clients: Vec<Client>,
+    /// What `X-IDENTITY-HEADER` must say for a token of an App Service; without it there is none.
+    pub identity_header: Option<SecretString>,
+    /// The root by which it names itself, where it is not reached by its own address: behind TLS.
+    pub known_as: Option<String>,
 }
 
 /// An app registration.
@@ -110,6 +124,8 @@ impl Default for Options {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             token_life: Duration::from_secs(3_599),
             clients: Vec::new(),
+            identity_header: None,
+            known_as: None,
         }
     }
 }
@@ -130,6 +146,15 @@ pub enum Version {
 pub struct Full {
     pub what: &'static str,
     pub limit: usize,
+}
+
+/// Why an app cannot sign by a certificate.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum NotUploaded {
+    #[error("the bytes are no X.509 certificate")]
+    NotACertificate,
+    #[error(transparent)]
+    Full(#[from] Full),
 }
 
 /// A sandbox that is serving. Stops when it is dropped.
@@ -198,6 +223,35 @@ impl Sandbox {
         self.shared.world().access_token(access, life, self.shared.clock.now())
     }
 
+    /// A signed token by which an app signs in to another, in a user's name or in its own.
+    pub fn hand_out_sign_in(
+        &self,
+        token: &SignInToken,
+        life: Duration,
+    ) -> Result<SecretString, Full> {
+        self.shared.world().sign_in_token(token, self.root(), life, self.shared.clock.now())
+    }
+
+    /// Signs by another key from now on. The one of before is published still, unless withdrawn.
+    pub fn roll_keys_over(&self, withdraw: bool) {
+        self.shared.world().signing.roll_over(withdraw);
+    }
+
+    /// Lets an app sign assertions by the key of this certificate (DER), beside those it has.
+    pub fn upload_certificate(
+        &self,
+        tenant: &str,
+        client_id: &str,
+        der: &[u8],
+    ) -> Result<(), NotUploaded> {
+        self.shared.world().trust.certificate(App::new(tenant, client_id), der)
+    }
+
+    /// Lets an app prove itself by this token of another issuer, and by none before it.
+    pub fn federate(&self, tenant: &str, client_id: &str, token: &str) -> Result<(), Full> {
+        self.shared.world().trust.federated(App::new(tenant, client_id), token)
+    }
+
     /// Lets the token endpoint answer `script`, once what it was told before is used up.
     pub fn script_tokens(&self, script: TokenScript) {
         self.shared.world().script_tokens(script);
@@ -258,6 +312,9 @@ fn dialled(bound: SocketAddr) -> SocketAddr {
 /// The sandbox's root by the name under which it was asked, which may lead where its address does
 /// not, as between containers.
 fn root_as_seen(shared: &Shared, headers: &HeaderMap) -> String {
+    if let Some(root) = &shared.options.known_as {
+        return root.clone();
+    }
     let host = headers.get(HOST).and_then(|host| host.to_str().ok());
     host.map_or_else(|| shared.root.clone(), |host| format!("http://{host}"))
 }

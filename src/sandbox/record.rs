@@ -43,7 +43,7 @@ pub struct RecordedRequest {
 pub enum Surface {
     /// Microsoft Graph, and whatever leads nowhere else.
     Graph,
-    /// The token endpoint.
+    /// The token endpoint, and what tenants publish.
     Entra,
 }
 

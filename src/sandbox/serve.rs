@@ -17,6 +17,8 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::entra::Machine;
+use super::entra::publishing::{self, Document};
 use super::record::{RecordedRequest, Surface};
 use super::told::is_dropped;
 use super::world::Shared;
@@ -94,16 +96,43 @@ async fn connection(stream: TcpStream, router: Router) {
 async fn witnessed(State(shared): State<Arc<Shared>>, request: Request) -> Response {
     let now = shared.clock.now();
     let (head, body) = request.into_parts();
-    let tenant = tenant(head.uri.path());
-    let surface = if tenant.is_some() { Surface::Entra } else { Surface::Graph };
+    let meant = Meant::at(head.uri.path());
+    let surface = match meant {
+        Meant::Graph => Surface::Graph,
+        Meant::Tokens(_) | Meant::Published(_) | Meant::Machine(_) => Surface::Entra,
+    };
     let mut entry = RecordedRequest::arrived(&head, bearer(&head), surface, now);
-    let told = match tenant {
-        Some(tenant) => entra::answer(&shared, tenant, &head, body, &mut entry, now).await,
-        None => graph::answer(&shared, &head, body, &mut entry, now).await,
+    let told = match meant {
+        Meant::Tokens(tenant) => entra::answer(&shared, tenant, &head, body, &mut entry, now).await,
+        Meant::Published(document) => publishing::answer(&shared, document, &head).into(),
+        Meant::Machine(machine) => machine.answer(&shared, &head, &mut entry, now),
+        Meant::Graph => graph::answer(&shared, &head, body, &mut entry, now).await,
     };
     entry.status = told.status().map(|status| status.as_u16());
     shared.record(entry);
     told.deliver().await
+}
+
+/// Who of Microsoft's is meant.
+#[derive(Clone, Copy)]
+enum Meant<'a> {
+    /// The token endpoint of a tenant.
+    Tokens(&'a str),
+    /// What a tenant publishes about itself.
+    Published(Document<'a>),
+    Machine(Machine),
+    /// Graph, and whatever leads nowhere else.
+    Graph,
+}
+
+impl<'a> Meant<'a> {
+    fn at(path: &'a str) -> Self {
+        tenant(path)
+            .map(Self::Tokens)
+            .or_else(|| Document::at(path).map(Self::Published))
+            .or_else(|| Machine::at(path).map(Self::Machine))
+            .unwrap_or(Self::Graph)
+    }
 }
 
 /// The tenant whose token endpoint is at `path`, if one is.

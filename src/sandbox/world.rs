@@ -12,10 +12,12 @@ use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+use super::entra::Trust;
+use super::entra::signing::{Grants, SignInToken, Signing};
 use super::record::{Record, RecordedRequest};
 use super::script::{Answer, Fault, Script, TokenScript};
 use super::throttle::Throttle;
-use super::tokens::{Access, Grant, Issued};
+use super::tokens::{Access, Audience, Grant, Issued};
 use super::{Full, Options};
 use crate::clock::Clock;
 
@@ -34,6 +36,8 @@ pub(super) struct World {
     pub(super) operations: HashMap<String, Operation>,
     pub(super) access_tokens: Issued<Access>,
     pub(super) refresh_tokens: Issued<Grant>,
+    pub(super) signing: Signing,
+    pub(super) trust: Trust,
     token_script: VecDeque<Answer<Fault>>,
     pub(super) throttle: Throttle,
     pub(super) record: Record,
@@ -90,6 +94,8 @@ impl World {
             operations: HashMap::new(),
             access_tokens: Issued::default(),
             refresh_tokens: Issued::default(),
+            signing: Signing::default(),
+            trust: Trust::default(),
             token_script: VecDeque::new(),
             throttle: Throttle::default(),
             record: Record::default(),
@@ -97,9 +103,11 @@ impl World {
         }
     }
 
-    /// Forgets everything. Tokens that were handed out before are worth nothing from then on.
+    /// Forgets everything but what apps may prove themselves by. Tokens that were handed out before are
+    /// worth nothing from then on.
     pub(super) fn reset(&mut self) {
-        *self = Self::new(Dice { ..self.dice });
+        let trust = std::mem::take(&mut self.trust);
+        *self = Self { trust, ..Self::new(Dice { ..self.dice }) };
     }
 
     /// Starts an operation that follows `script`, and returns its id.
@@ -137,6 +145,27 @@ impl World {
         let expires_at = now.checked_add(life).unwrap_or(Timestamp::MAX);
         self.access_tokens.add(token.expose_secret(), access, expires_at, now)?;
         Ok(token)
+    }
+
+    /// A token for an app that signs in to another one. A user's can be exchanged by that one; no app
+    /// can act on behalf of an app.
+    pub(super) fn sign_in_token(
+        &mut self,
+        token: &SignInToken,
+        root: &str,
+        life: Duration,
+        now: Timestamp,
+    ) -> Result<SecretString, Full> {
+        let expires_at = now.checked_add(life).unwrap_or(Timestamp::MAX);
+        let unique = self.dice.uuid().to_string();
+        let signed = self.signing.sign(token, root, &unique, (now, expires_at));
+        let signed = signed.ok_or(Full { what: "random numbers", limit: 0 })?;
+        if let Grants::Scopes(_) = token.grants {
+            let audience = Audience::App(token.audience.to_ascii_lowercase());
+            let access = Access { identity: token.object_id.as_str().into(), audience };
+            self.access_tokens.add(&signed, access, expires_at, now)?;
+        }
+        Ok(signed.into())
     }
 
     pub(super) fn refresh_token(

@@ -1,6 +1,10 @@
 //! Microsoft Entra, as far as its token endpoint goes.
 
+mod client;
+mod machine;
+pub(super) mod publishing;
 mod refusal;
+pub(super) mod signing;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,7 +24,10 @@ use super::record::RecordedRequest;
 use super::tokens::{Access, Audience, Grant, Worthless};
 use super::told::Told;
 use super::world::Shared;
-use super::{read, root_as_seen};
+use super::{Client, read, root_as_seen};
+use client::JWT_BEARER;
+pub(super) use client::{App, Trust};
+pub(super) use machine::Machine;
 use refusal::{Exchange, Refusal};
 
 /// Refresh tokens live for 90 days, however often they are used.
@@ -188,29 +195,50 @@ impl TokenRequest<'_> {
         Ok(Granted { identity, access_token, expires_in, refresh_token, scope })
     }
 
-    /// The client id, once its secret has proved that it is the client.
+    /// The client id, once it is proved that it is the client that asks.
     fn client(&self) -> Result<String, Refusal> {
         let client_id = self.member("client_id")?.to_ascii_lowercase();
-        let Some(secret) = self.form.get("client_secret").filter(|secret| !secret.is_empty())
-        else {
+        let given = |name| self.form.get(name).filter(|value| !value.is_empty());
+        let (secret, assertion) = (given("client_secret"), given("client_assertion"));
+        if secret.is_none() && assertion.is_none() {
             return Err(Refusal::NoClientSecret);
-        };
+        }
+        let known = self.known(&client_id)?;
+        if let Some(assertion) = assertion {
+            if self.member("client_assertion_type")? != JWT_BEARER {
+                return Err(Refusal::InvalidParameter("client_assertion_type"));
+            }
+            let app = App::new(&self.tenant, &client_id);
+            let endpoint = format!("{}/{}/oauth2/v2.0/token", self.graph, self.tenant);
+            self.shared.world().trust.prove(&app, assertion, &endpoint, self.now)?;
+            return Ok(client_id);
+        }
+        match known {
+            Some(client) if Some(client.secret.expose_secret()) != secret.map(String::as_str) => {
+                Err(Refusal::WrongClientSecret(client_id))
+            }
+            Some(_) | None => Ok(client_id),
+        }
+    }
+
+    /// The app registration, where there are any.
+    fn known(&self, client_id: &str) -> Result<Option<&Client>, Refusal> {
         let clients = &self.shared.options.clients;
         if clients.is_empty() {
-            return Ok(client_id);
+            return Ok(None);
         }
         if !clients.iter().any(|client| client.tenant.eq_ignore_ascii_case(&self.tenant)) {
             return Err(Refusal::UnknownTenant(self.tenant.clone()));
         }
         let known = clients.iter().find(|client| {
             client.tenant.eq_ignore_ascii_case(&self.tenant)
-                && client.client_id.eq_ignore_ascii_case(&client_id)
+                && client.client_id.eq_ignore_ascii_case(client_id)
         });
-        match known {
-            Some(client) if client.secret.expose_secret() == secret => Ok(client_id),
-            Some(_) => Err(Refusal::WrongClientSecret(client_id)),
-            None => Err(Refusal::UnknownClient { client_id, tenant: self.tenant.clone() }),
-        }
+        let unknown = || Refusal::UnknownClient {
+            client_id: client_id.to_owned(),
+            tenant: self.tenant.clone(),
+        };
+        known.map(Some).ok_or_else(unknown)
     }
 
     fn is_graph(&self, resource: &str) -> bool {

@@ -31,6 +31,26 @@ pub(super) enum Refusal {
     NoClientSecret,
     #[error("Invalid client secret provided for the app '{0}'.")]
     WrongClientSecret(String),
+    #[error("JWT token is invalid or malformed.")]
+    MalformedAssertion,
+    #[error("No matching federated identity record found for presented assertion.")]
+    NotFederated,
+    #[error(
+        "The certificate with identifier used to sign the client assertion is not registered on \
+         application."
+    )]
+    UnknownCertificate,
+    #[error("Client assertion failed signature validation.")]
+    BadSignature,
+    #[error("Client assertion audience claim does not match Realm issuer.")]
+    AssertionAudience,
+    #[error("Client assertion application identifier doesn't match 'client_id' parameter.")]
+    AssertionIssuer,
+    #[error("Client assertion is not within its valid time range.")]
+    AssertionTime,
+    /// Entra need not notice; a client that counts on that has a fault.
+    #[error("Client assertion contains a 'jti' that was used before.")]
+    ReusedAssertion,
     #[error("The provided value for scope {0} is not valid.")]
     InvalidScope(String),
     /// An app can only ask for all that it was granted.
@@ -75,6 +95,14 @@ impl Refusal {
             Self::UnknownClient { .. } => (bad, "unauthorized_client", 700_016),
             Self::NoClientSecret => (unauthorized, "invalid_client", 7_000_218),
             Self::WrongClientSecret(_) => (unauthorized, "invalid_client", 7_000_215),
+            Self::MalformedAssertion => (unauthorized, "invalid_client", 50_027),
+            Self::NotFederated => (unauthorized, "invalid_client", 700_213),
+            Self::UnknownCertificate | Self::BadSignature | Self::ReusedAssertion => {
+                (unauthorized, "invalid_client", 700_027)
+            }
+            Self::AssertionAudience => (unauthorized, "invalid_client", 700_023),
+            Self::AssertionIssuer => (unauthorized, "invalid_client", 700_021),
+            Self::AssertionTime => (unauthorized, "invalid_client", 700_024),
             Self::InvalidScope(_) => (bad, "invalid_scope", 70_011),
             Self::NotTheDefaultScope(_) => (bad, "invalid_scope", 1_002_012),
             Self::InvalidResource(_) => (bad, "invalid_resource", 500_011),
@@ -87,6 +115,9 @@ impl Refusal {
         }
     }
 }
+
+/// A conditional access policy's challenge, as it is to be handed on to the client.
+const CLAIMS: &str = r#"{"access_token":{"polids":{"essential":true,"values":["9ab03e19-ed42-4168-b6b7-7001fb3e933a"]}}}"#;
 
 const TRANSIENT: &str = "A transient error has occurred. Please try again.";
 
@@ -147,6 +178,7 @@ impl Exchange {
             timestamp,
             trace_id: trace_id.to_string(),
             correlation_id: correlation_id.to_string(),
+            claims: (error == "interaction_required").then_some(CLAIMS),
         };
         let mut response = (http, Json(body)).into_response();
         response
@@ -165,4 +197,7 @@ struct RefusalBody<'a> {
     timestamp: String,
     trace_id: String,
     correlation_id: String,
+    /// What the user has to prove before there is a token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    claims: Option<&'a str>,
 }
