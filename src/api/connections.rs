@@ -1,28 +1,25 @@
 //! `/v1/connections`: the Graph identities of a caller.
 
+pub(super) mod examine;
+pub(super) mod proof;
+pub(super) mod shares;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use futures_util::StreamExt as _;
-use secrecy::{ExposeSecret, SecretString};
+use jiff::Timestamp;
+use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::access::Caller;
+use self::proof::{By, MachinesOwn, NewProof};
+use super::access::{Caller, Manage, Read};
+use super::audit::Made;
 use super::body::{self, Segment};
 use super::problem::{Kind, Problem, ProblemBody};
 use super::{Api, FieldError};
-use crate::graph::{self, Credential};
-use crate::operation::{Decision, Event, OperationId, decide};
-use crate::store::{
-    Amendment, CallerName, ConnectionSummary, Identity, OperationFilter, Page, Tracked,
-};
-
-/// Bytes of a client secret at the most.
-const LONGEST_SECRET: usize = 1_024;
-
-/// Operations that are woken at a time when a connection is repaired.
-const WAKE_AT_A_TIME: usize = 64;
+use crate::graph::{self, Examination, Finding, ProofKind, TooSoon};
+use crate::store::{CallerName, ConnectionSummary, Waking};
 
 /// A connection to be made.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -40,18 +37,33 @@ pub(crate) struct NewConnection {
         example = "contoso.onmicrosoft.com"
     )]
     pub(crate) tenant: String,
-    /// The app registration's application (client) id, a GUID.
+    /// The application (client) id of the app registration, or the client id of the managed identity: a
+    /// GUID.
     #[schema(
         pattern = "^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$",
         example = "11111111-2222-3333-4444-555555555555"
     )]
     pub(crate) client_id: String,
-    /// The app registration's client secret.
-    #[schema(value_type = String, min_length = 1, max_length = 1024)]
-    pub(crate) client_secret: SecretString,
+    /// A client secret of the app registration.
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 1024)]
+    pub(crate) client_secret: Option<SecretString>,
+    /// A certificate of the app registration with its private key, in PEM: RSA of 2,048 to 4,096 bits,
+    /// not encrypted. More certificates may stand beside it. Given once; it is never shown again.
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 49152)]
+    pub(crate) certificate: Option<SecretString>,
+    /// The absolute path of a file with a token of an issuer that the app registration trusts, as
+    /// Kubernetes mounts one for workload identity. Read anew for each token. Operators only.
+    #[schema(min_length = 1, max_length = 1024, pattern = "^/")]
+    pub(crate) federated_token_file: Option<String>,
+    /// The identity of the machine that the bridge runs on. Operators only.
+    #[serde(default, deserialize_with = "body::word_or_null")]
+    pub(crate) managed_identity: Option<MachinesOwn>,
+    /// Whether the connection is tried out before it is made, and not made where Entra or Graph refuses
+    /// it. So it is unless this says `false`.
+    pub(crate) test: Option<bool>,
 }
 
-/// A connection without its secret.
+/// A connection without its proof.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Connection)]
 #[serde(rename_all = "camelCase")]
@@ -59,6 +71,18 @@ pub(super) struct ConnectionView {
     name: String,
     tenant: String,
     client_id: String,
+    /// How it proves itself: `clientSecret`, `certificate`, `federatedToken`, `systemAssignedIdentity`
+    /// or `userAssignedIdentity`; `shared` where it is another caller's that you may use, and `withdrawn`
+    /// where you may no more.
+    kind: &'static str,
+    /// The SHA-256 of its certificate in hex, as Entra's portal shows it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    thumbprint: Option<String>,
+    /// When its certificate expires. When a client secret does, Entra alone knows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    expires_at: Option<String>,
     /// Whether it is used where a registration names none.
     is_default: bool,
     created_at: String,
@@ -72,30 +96,21 @@ pub(super) struct Listed {
     connections: Vec<ConnectionView>,
 }
 
-/// Another secret for a connection.
-#[derive(Debug, Deserialize, ToSchema)]
-#[schema(as = ClientSecret)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(super) struct NewSecret {
-    #[schema(value_type = String, min_length = 1, max_length = 1024)]
-    client_secret: SecretString,
-}
-
 /// Lists your connections.
 #[utoipa::path(
     get,
     path = "/v1/connections",
     operation_id = "listConnections",
     tag = "settings",
-    security(("apiKey" = [])),
+    security(("apiKey" = ["read"])),
     responses(
         (status = 200, description = "All of them", body = Listed),
-        Caller,
+        Caller<Read>,
     )
 )]
 pub(super) async fn list(
     State(api): State<Api>,
-    Caller(caller): Caller,
+    Caller { name: caller, .. }: Caller<Read>,
 ) -> Result<Json<Listed>, Problem> {
     listed(&api, &caller).await
 }
@@ -113,11 +128,11 @@ pub(super) async fn listed(api: &Api, caller: &CallerName) -> Result<Json<Listed
     path = "/v1/connections",
     operation_id = "createConnection",
     tag = "settings",
-    security(("apiKey" = [])),
+    security(("apiKey" = ["manage"])),
     request_body = NewConnection,
     responses(
         (status = 201, description = "Made", body = ConnectionView),
-        Caller,
+        Caller<Manage>,
         body::Json<NewConnection>,
         (status = 409, description = "You have one of that name", body = ProblemBody,
             content_type = "application/problem+json"),
@@ -125,10 +140,10 @@ pub(super) async fn listed(api: &Api, caller: &CallerName) -> Result<Json<Listed
 )]
 pub(super) async fn create(
     State(api): State<Api>,
-    Caller(caller): Caller,
+    Caller { name: caller, .. }: Caller<Manage>,
     body::Json(request): body::Json<NewConnection>,
-) -> Result<(StatusCode, Json<ConnectionView>), Problem> {
-    add(&api, &caller, request).await
+) -> Result<(StatusCode, Made, Json<ConnectionView>), Problem> {
+    add(&api, &caller, request, By::Caller).await
 }
 
 /// Makes a connection for `caller`, whoever asked for it.
@@ -136,8 +151,20 @@ pub(super) async fn add(
     api: &Api,
     caller: &CallerName,
     request: NewConnection,
-) -> Result<(StatusCode, Json<ConnectionView>), Problem> {
-    let connection = request.check().map_err(Problem::invalid)?;
+    by: By,
+) -> Result<(StatusCode, Made, Json<ConnectionView>), Problem> {
+    let is_tested = request.test.unwrap_or(true);
+    let connection = request.check(by, api.clock.wall()).map_err(Problem::invalid)?;
+    if is_tested {
+        // Before it is made, lest it is the default of registrations that cannot end well. Where it is
+        // not known whether it works, it is made all the same.
+        match examine::examined(api, &connection).await {
+            Ok(examined) if examined.finding.is_refusal() => {
+                return Err(does_not_work(&examined, connection.proof.kind()));
+            }
+            Ok(_) | Err(TooSoon { .. }) => {}
+        }
+    }
     match api.directory.add_connection(caller, &connection, api.clock.now()).await? {
         None => return Err(Problem::no_such_caller()),
         Some(false) => {
@@ -151,7 +178,40 @@ pub(super) async fn add(
     let made = api.directory.connections(caller).await?.unwrap_or_default();
     let made = made.into_iter().find(|it| it.name == name);
     let made = made.ok_or_else(|| Problem::new(Kind::NotFound))?;
-    Ok((StatusCode::CREATED, Json(made.into())))
+    Ok((StatusCode::CREATED, Made(name), Json(made.into())))
+}
+
+/// Names the member that has to be another, with what Entra or Graph says.
+fn does_not_work(examined: &Examination, kind: ProofKind) -> Problem {
+    let Examination { finding, complaint, graph } = examined;
+    let field = match finding {
+        Finding::UnknownTenant | Finding::WrongCloud => "tenant",
+        Finding::ProofRefused | Finding::ProofExpired => match kind {
+            ProofKind::ClientSecret => "clientSecret",
+            ProofKind::Certificate => "certificate",
+            ProofKind::FederatedToken => "federatedTokenFile",
+            ProofKind::SystemAssignedIdentity | ProofKind::UserAssignedIdentity => {
+                "managedIdentity"
+            }
+            ProofKind::OnBehalfOf | ProofKind::Shared | ProofKind::Withdrawn => "name",
+        },
+        Finding::Works
+        | Finding::UnknownApp
+        | Finding::ConsentMissing
+        | Finding::TokenRefused
+        | Finding::PermissionMissing
+        | Finding::Throttled
+        | Finding::NoProof
+        | Finding::Trouble => "clientId",
+    };
+    let numbers = complaint.numbers.iter().map(|number| format!(" (AADSTS{number})"));
+    let status = graph.iter().map(|said| format!(" (Graph answered {})", said.status));
+    let told: String = numbers.chain(status).collect();
+    let detail = format!(
+        "{}{told} Nothing was made; with `\"test\": false` it would be, untested.",
+        finding.advice()
+    );
+    Problem::field(field, finding.as_str(), detail)
 }
 
 impl From<ConnectionSummary> for ConnectionView {
@@ -160,6 +220,9 @@ impl From<ConnectionSummary> for ConnectionView {
             name: stored.name,
             tenant: stored.tenant,
             client_id: stored.client_id,
+            kind: stored.proof.kind.as_str(),
+            thumbprint: stored.proof.thumbprint,
+            expires_at: stored.proof.expires_at.map(|at| at.to_string()),
             is_default: stored.is_default,
             created_at: stored.created_at.to_string(),
         }
@@ -168,7 +231,11 @@ impl From<ConnectionSummary> for ConnectionView {
 
 impl NewConnection {
     /// What is to be stored, or everything that is wrong with it.
-    pub(crate) fn check(self) -> Result<graph::Connection, Vec<FieldError>> {
+    pub(crate) fn check(
+        self,
+        by: By,
+        now: Timestamp,
+    ) -> Result<graph::Connection, Vec<FieldError>> {
         let mut errors = Vec::new();
         if self.name.parse::<CallerName>().is_err() {
             let detail = "1 to 64 of a-z, 0-9, `.`, `_` and `-`, beginning with a letter or digit";
@@ -190,92 +257,26 @@ impl NewConnection {
             let detail = "a GUID such as 11111111-2222-3333-4444-555555555555";
             errors.push(FieldError::new("clientId", "invalid", detail));
         }
-        errors.extend(check_secret(&self.client_secret));
-        if !errors.is_empty() {
-            return Err(errors);
-        }
-        let client_secret = self.client_secret;
-        Ok(graph::Connection { name: self.name, tenant, client_id, client_secret })
-    }
-}
-
-fn check_secret(secret: &SecretString) -> Option<FieldError> {
-    let length = secret.expose_secret().len();
-    let detail = format!("1 to {LONGEST_SECRET} bytes");
-    let fits = (1..=LONGEST_SECRET).contains(&length);
-    (!fits).then(|| FieldError::new("clientSecret", "invalid", detail))
-}
-
-/// Replaces a connection's client secret, and wakes what was blocked for want of it.
-#[utoipa::path(
-    put,
-    path = "/v1/connections/{name}/client-secret",
-    operation_id = "replaceClientSecret",
-    tag = "settings",
-    security(("apiKey" = [])),
-    params(("name" = String, Path, description = "Your name for it")),
-    request_body = NewSecret,
-    responses(
-        (status = 204, description = "Replaced"),
-        Caller,
-        body::Json<NewSecret>,
-        (status = 404, description = "You have no such connection", body = ProblemBody,
-            content_type = "application/problem+json"),
-    )
-)]
-pub(super) async fn replace_secret(
-    State(api): State<Api>,
-    Caller(caller): Caller,
-    Segment(name): Segment,
-    body::Json(request): body::Json<NewSecret>,
-) -> Result<StatusCode, Problem> {
-    if let Some(error) = check_secret(&request.client_secret) {
-        return Err(Problem::invalid(vec![error]));
-    }
-    if !api.directory.replace_client_secret(&caller, &name, &request.client_secret).await? {
-        return Err(Problem::new(Kind::NotFound));
-    }
-    let woken = wake_blocked(&api, &caller, &name).await?;
-    tracing::info!(
-        caller = %caller, connection = name, woken,
-        "replaced the secret of connection {name} of {caller}"
-    );
-    Ok(StatusCode::NO_CONTENT)
-}
-
-/// Lets every operation that is blocked on this connection be watched again, within its lane.
-async fn wake_blocked(api: &Api, caller: &CallerName, name: &str) -> Result<usize, Problem> {
-    let mut woken = 0;
-    let mut last: Option<OperationId> = None;
-    loop {
-        let filter = OperationFilter { state: Some("blocked") };
-        let page = Page { after: last, limit: 500 };
-        let blocked = api.store.operations(caller, filter, page).await?;
-        let Some(oldest) = blocked.last() else { return Ok(woken) };
-        last = Some(oldest.operation.id);
-        let of_this_one = |it: &Tracked| it.identity == Identity::Connection(name.to_owned());
-        let waking = blocked.into_iter().filter(of_this_one).map(|it| wake(api, it));
-        let mut waking = futures_util::stream::iter(waking).buffer_unordered(WAKE_AT_A_TIME);
-        while let Some(result) = waking.next().await {
-            result?;
-            woken += 1;
+        let proof = NewProof {
+            client_secret: self.client_secret,
+            certificate: self.certificate,
+            federated_token_file: self.federated_token_file,
+            managed_identity: self.managed_identity,
+        };
+        let proof = proof.check(by, now).map_err(|error| errors.push(error)).ok();
+        match proof.filter(|_| errors.is_empty()) {
+            Some(proof) => Ok(graph::Connection { name: self.name, tenant, client_id, proof }),
+            None => Err(errors),
         }
     }
 }
 
-/// Wakes one operation. Should another have got in between, it is not what it was, and so not
-/// blocked for what has been repaired.
-async fn wake(api: &Api, tracked: Tracked) -> Result<(), Problem> {
-    let (before, now) = (tracked.operation, api.clock.now());
-    let decision = decide(&api.operations, &before, Event::CredentialRenewed, now);
-    if let Decision::Become(after, _) = decision {
-        let due = after.agenda().step_at;
-        let credential: Option<Credential> = None;
-        api.store.amend(Amendment::Operation { before, after, owed: None, credential }).await?;
-        if let Some(due) = due {
-            api.nudge.due(due);
-        }
-    }
+/// Has every operation that is blocked on this connection watched again, within its lane.
+async fn wake_blocked(api: &Api, caller: &CallerName, name: &str) -> Result<(), Problem> {
+    let (caller, connection) = (caller.clone(), name.to_owned());
+    let asked_at = api.clock.now();
+    api.store.ask_waking(Waking { caller, connection, asked_at }).await?;
+    api.nudge.waking();
     Ok(())
 }
 
@@ -285,11 +286,11 @@ async fn wake(api: &Api, tracked: Tracked) -> Result<(), Problem> {
     path = "/v1/connections/{name}",
     operation_id = "removeConnection",
     tag = "settings",
-    security(("apiKey" = [])),
+    security(("apiKey" = ["manage"])),
     params(("name" = String, Path, description = "Your name for it")),
     responses(
         (status = 204, description = "Removed"),
-        Caller,
+        Caller<Manage>,
         (status = 404, description = "You have no such connection", body = ProblemBody,
             content_type = "application/problem+json"),
         (status = 409, description = "Operations use it", body = ProblemBody,
@@ -298,13 +299,14 @@ async fn wake(api: &Api, tracked: Tracked) -> Result<(), Problem> {
 )]
 pub(super) async fn remove(
     State(api): State<Api>,
-    Caller(caller): Caller,
+    Caller { name: caller, .. }: Caller<Manage>,
     Segment(name): Segment,
 ) -> Result<StatusCode, Problem> {
     match api.directory.remove_connection(&caller, &name).await? {
         None => Err(Problem::new(Kind::NotFound)),
         Some(false) => {
-            let detail = "Live operations use it: cancel them, or give them another credential.";
+            let detail = "Live operations use it, or it is shared with another caller: cancel them or \
+                give them another credential, and have it withdrawn.";
             Err(Problem::with_detail(Kind::Conflict, detail))
         }
         Some(true) => {

@@ -8,7 +8,7 @@ use http::header::{ACCEPT, AUTHORIZATION, RETRY_AFTER};
 use http::{HeaderName, HeaderValue};
 use reqwest::dns::Resolve;
 use rustls::ClientConfig;
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
 use tracing::Level;
 use uuid::Uuid;
@@ -19,26 +19,35 @@ use super::tokens::{Identity, Tokens};
 use super::transport::{NoAnswer, Received, Transport, causes};
 use super::wire::{Answered, Reading};
 use super::{
-    AccessToken, Connection, Credential, Graph, GraphRoot, Inquiry, LoginRoot, Poll, grant, wire,
+    AccessToken, ApiIdentity, ApiVersion, Complaint, Connection, Credential, Examination, Examiner,
+    Finding, Grant, Granted, Graph, GraphRoot, GraphSaid, Inquiry, LoginRoot, MachineIdentity,
+    NotGranted, Poll, Proof, Reference, TooSoon, grant, wire,
 };
 use crate::clock::Clock;
 use crate::operation::{Answer, Event, Hindrance, Refusal, Renewal, Verdict, after, elapsed};
 
 /// Microsoft Graph, or what stands in for it at the operator's root.
 pub struct HttpGraph {
-    root: GraphRoot,
-    login: LoginRoot,
+    pub(super) root: GraphRoot,
+    pub(super) login: LoginRoot,
+    machine: MachineIdentity,
+    /// By what this API acts for users who have signed in, where it does.
+    pub(super) api: Option<ApiIdentity>,
     scope: String,
-    deadlines: Deadlines,
-    transport: Transport,
-    tokens: Tokens,
-    clock: Arc<dyn Clock>,
+    pub(super) deadlines: Deadlines,
+    pub(super) transport: Transport,
+    pub(super) tokens: Tokens,
+    pub(super) clock: Arc<dyn Clock>,
 }
 
 /// What the operator chose about Graph, passed in rather than looked up.
 pub struct Settings {
     pub root: GraphRoot,
     pub login: LoginRoot,
+    /// By what this API acts for users who have signed in, where it does.
+    pub api: Option<ApiIdentity>,
+    /// Where managed identities get their tokens.
+    pub machine: MachineIdentity,
     /// Whom to believe; see [`crate::tls::client_config`].
     pub tls: ClientConfig,
     /// Resolves the names of both roots; without one the operating system does.
@@ -73,6 +82,12 @@ const PREFER: HeaderName = HeaderName::from_static("prefer");
 /// At most this much of an answer is read. An operation is about 1 KiB.
 const BODY_LIMIT: usize = 1_024 * 1_024;
 
+/// How long a test waits for Graph, so that with its token it is over within a request to the API.
+const LONGEST_TRY: Duration = Duration::from_secs(15);
+
+/// Names no operation: Graph's ids are longer.
+const NO_OPERATION: &str = "test-of-a-connection";
+
 /// A handed-in token is not used in the last moments of its life, lest it expire on its way.
 const MARGIN: Duration = Duration::from_secs(10);
 
@@ -98,32 +113,64 @@ impl Default for Deadlines {
 impl HttpGraph {
     /// Connects to nothing yet.
     pub fn new(settings: Settings, clock: Arc<dyn Clock>) -> Result<Self, ClientError> {
-        let Settings { root, login, tls, resolver, deadlines, shortest_service } = settings;
+        let Settings { root, login, api, machine, tls, resolver, deadlines, shortest_service } =
+            settings;
         let transport = Transport::new(tls, resolver, deadlines.connect).map_err(ClientError)?;
         let scope = root.scope();
         let tokens = Tokens::new(shortest_service);
-        Ok(Self { root, login, scope, deadlines, transport, tokens, clock })
+        Ok(Self { root, login, machine, api, scope, deadlines, transport, tokens, clock })
     }
 
-    async fn token(&self, credential: &Credential) -> Result<AccessToken, Hindrance> {
-        match credential {
+    /// What to poll with; and, where a user's was renewed, what the next is to be asked for with.
+    async fn token(
+        &self,
+        credential: &Credential,
+    ) -> (Result<AccessToken, Hindrance>, Option<SecretString>) {
+        let token = match credential {
             Credential::Token(token) if token.expires_at <= after(self.clock.now(), MARGIN) => {
                 Err(Hindrance::Refused(Refusal::TokenExpired))
             }
             Credential::Token(token) => Ok(token.clone()),
-            Credential::Connection(connection) => self.token_of(connection).await,
-        }
+            Credential::Connection(connection) => match connection.proof.user_grant() {
+                Some(grant) => return self.token_of_user(connection, grant).await,
+                None => self.token_of(connection).await,
+            },
+        };
+        (token, None)
     }
 
     async fn token_of(&self, connection: &Connection) -> Result<AccessToken, Hindrance> {
+        if matches!(connection.proof, Proof::Withdrawn) {
+            return Err(Hindrance::Refused(Refusal::GrantRefused));
+        }
         let until = Instant::now() + self.deadlines.token;
-        let request = grant::Request {
-            endpoint: self.login.token_endpoint(&connection.tenant),
-            scope: &self.scope,
-            connection,
+        let fetch = async {
+            let granted =
+                self.fetch(connection, &self.scope, Grant::ClientCredentials, until).await;
+            granted.map_err(|refused| refused.hindrance)
         };
-        let fetch = request.send(&self.transport, &*self.clock, until);
-        self.tokens.get(&Identity::of(connection), &*self.clock, until, fetch).await
+        let identity = Identity::of(connection, &self.scope);
+        self.tokens.get(&identity, &*self.clock, until, fetch).await
+    }
+
+    /// Asks for a token once, by whatever `client` proves itself with; ends at `until`.
+    ///
+    /// Counts nothing: whoever asks in earnest goes through [`Tokens`].
+    pub(super) async fn fetch(
+        &self,
+        client: &Connection,
+        scope: &str,
+        grant: Grant<'_>,
+        until: Instant,
+    ) -> Result<Granted, NotGranted> {
+        let (transport, clock) = (&self.transport, &*self.clock);
+        if let (Proof::ManagedIdentity(identity), Grant::ClientCredentials) = (&client.proof, grant)
+        {
+            let resource = self.root.to_string();
+            return self.machine.ask(client, *identity, &resource, transport, clock, until).await;
+        }
+        let endpoint = self.login.token_endpoint(&client.tenant);
+        grant::Request { endpoint, scope, client, grant }.send(transport, clock, until).await
     }
 
     async fn ask(&self, inquiry: &Inquiry, token: &AccessToken) -> Result<Poll, Hindrance> {
@@ -157,13 +204,13 @@ impl HttpGraph {
             Err(no_answer) => {
                 exchange.note_silence(inquiry, &no_answer);
                 let event = Event::Polled(Answer::Trouble { retry_after: None });
-                return Ok(Poll { event, body: None });
+                return Ok(Poll { event, body: None, renewed: None });
             }
         };
         let reading = self.read(inquiry, token, &received);
         exchange.note(inquiry, &received, &reading);
         let body = reading.operation.and_then(|_| received.body.ok());
-        Ok(Poll { event: Event::Polled(reading.answer), body })
+        Ok(Poll { event: Event::Polled(reading.answer), body, renewed: None })
     }
 
     fn read(&self, inquiry: &Inquiry, token: &AccessToken, received: &Received) -> Reading {
@@ -181,7 +228,8 @@ impl HttpGraph {
             (reading.answer, &inquiry.credential)
         {
             // On 403 as well: a permission granted since is only in a token that is made since.
-            self.tokens.forget(&Identity::of(connection), token, self.clock.now());
+            let identity = Identity::of(connection, &self.scope);
+            self.tokens.forget(&identity, token, self.clock.now());
         }
         reading
     }
@@ -190,14 +238,77 @@ impl HttpGraph {
 #[async_trait]
 impl Graph for HttpGraph {
     async fn poll(&self, inquiry: Inquiry) -> Poll {
-        let poll = match self.token(&inquiry.credential).await {
+        let (token, renewed) = self.token(&inquiry.credential).await;
+        let poll = match token {
             Ok(token) => self.ask(&inquiry, &token).await,
             Err(hindrance) => Err(hindrance),
         };
-        poll.unwrap_or_else(|hindrance| {
+        let poll = poll.unwrap_or_else(|hindrance| {
             let id = inquiry.operation;
             tracing::info!(operation.id = %id, ?hindrance, "no token to poll operation `{id}` with");
-            Poll { event: Event::Unpolled(hindrance), body: None }
+            Poll { event: Event::Unpolled(hindrance), body: None, renewed: None }
+        });
+        Poll { renewed, ..poll }
+    }
+}
+
+#[async_trait]
+impl Examiner for HttpGraph {
+    async fn examine(&self, connection: &Connection) -> Result<Examination, TooSoon> {
+        let identity = Identity::of(connection, &self.scope);
+        let asked_at = self.clock.now();
+        self.tokens.examination(&identity, asked_at)?;
+        let until = Instant::now() + self.deadlines.token;
+        let grant = Grant::ClientCredentials;
+        let granted = match self.fetch(connection, &self.scope, grant, until).await {
+            Ok(granted) => granted,
+            Err(NotGranted { complaint, .. }) => {
+                let mut finding = Finding::of_complaint(&complaint);
+                if finding == Finding::Trouble && connection.proof.kind().is_of_the_machine() {
+                    finding = Finding::NoProof;
+                }
+                return Ok(Examination { finding, complaint: *complaint, graph: None });
+            }
+        };
+        // What a repair has brought is for the polls as well.
+        let token = self.tokens.keep(&identity, asked_at, self.clock.now(), granted);
+        let graph = match token {
+            Some(token) => self.try_out(&token).await,
+            None => None,
+        };
+        let finding = graph.as_ref().map_or(Finding::Trouble, |it| Finding::of_status(it.status));
+        Ok(Examination { finding, complaint: Complaint::default(), graph })
+    }
+}
+
+impl HttpGraph {
+    /// Asks for an operation that cannot exist; `None` where there was no answer.
+    async fn try_out(&self, token: &AccessToken) -> Option<GraphSaid> {
+        let bearer = bearer(token)?;
+        let reference = Reference { version: ApiVersion::V1, id: NO_OPERATION.to_owned() };
+        let until = Instant::now() + self.deadlines.exchange.min(LONGEST_TRY);
+        let asked = self.transport.exchange(until, BODY_LIMIT, |client| {
+            let request = client.get(self.root.url(&reference)).header(AUTHORIZATION, bearer);
+            request.header(ACCEPT, "application/json")
+        });
+        let received = match asked.await {
+            Ok(received) => received,
+            Err(no_answer) => {
+                tracing::warn!(error = causes(&no_answer), "Graph did not answer a test");
+                return None;
+            }
+        };
+        let answered = Answered {
+            status: received.status.as_u16(),
+            retry_after: received.header(&RETRY_AFTER),
+            body: received.body.as_deref().ok(),
+        };
+        let fault = wire::read(answered, Renewal::Possible, self.clock.wall()).fault;
+        let named = fault.as_ref().and_then(|fault| fault.request_id.clone());
+        Some(GraphSaid {
+            status: answered.status,
+            code: fault.and_then(|fault| fault.code),
+            request_id: received.legible("request-id").or(named),
         })
     }
 }

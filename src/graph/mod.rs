@@ -4,8 +4,16 @@
 //! version and id, and the client rebuilds the address from the root that the operator allows. So
 //! a token goes to Graph and nowhere else, whatever a caller writes.
 
+mod assertion;
+mod authority;
+mod certificate;
 mod client;
+mod connection;
+mod examine;
 mod grant;
+mod machine;
+mod on_behalf_of;
+mod ration;
 mod reference;
 mod root;
 mod tokens;
@@ -27,7 +35,14 @@ use sha2::{Digest, Sha256};
 
 use crate::operation::{Event, OperationId};
 
+pub use authority::{Authority, KeysUnavailable};
+pub use certificate::{ClientCertificate, InvalidCertificate, Thumbprint};
 pub use client::{ClientError, Deadlines, HARD_DEADLINE, HttpGraph, Settings};
+pub use connection::{Connection, InvalidProof, ManagedIdentity, Proof, ProofKind};
+pub use examine::{Examination, Examiner, Finding, GraphSaid, TooSoon};
+pub use grant::{Complaint, Grant, Granted, NotGranted};
+pub use machine::{INSTANCE_METADATA, InvalidMachineIdentity, MachineIdentity};
+pub use on_behalf_of::{ApiIdentity, NotExchanged, OnBehalfOf, User, UserGrant};
 pub use reference::{ApiVersion, InvalidReference, Reference};
 pub use root::{GraphRoot, InvalidRoot, LoginRoot};
 pub use tokens::SHORTEST_SERVICE;
@@ -60,6 +75,9 @@ pub struct Poll {
     pub event: Event,
     /// Graph's bytes as they came, where they are an `engagementAsyncOperation`.
     pub body: Option<Bytes>,
+    /// What a user's next token is to be asked for with, where that is another one from now on. The old
+    /// one goes on to be good, so nothing is lost if this is.
+    pub renewed: Option<SecretString>,
 }
 
 /// What a poll proves itself with.
@@ -78,24 +96,15 @@ pub struct AccessToken {
     pub expires_at: Timestamp,
 }
 
-/// A named Graph identity of a caller: an app registration that proves itself by a secret.
-#[derive(Clone, Debug)]
-pub struct Connection {
-    /// The caller's name for it.
-    pub name: String,
-    /// The directory: a GUID or a domain name, lower case.
-    pub tenant: String,
-    /// The app registration: a GUID, lower case.
-    pub client_id: String,
-    pub client_secret: SecretString,
-}
-
 impl Credential {
     /// Which budget at Graph this credential spends; the rest of its lane's name.
     ///
-    /// One per app and tenant. A handed-in token is opaque, so it stands for itself, by a digest.
+    /// One per app and tenant, and per user where an app asks on behalf of one. A handed-in token is opaque, so it stands for itself, by a digest.
     pub fn identity(&self) -> String {
         match self {
+            Self::Connection(connection) if let Some(user) = connection.user() => {
+                format!("user:{}:{}:{user}", connection.tenant, connection.client_id)
+            }
             Self::Connection(connection) => {
                 format!("app:{}:{}", connection.tenant, connection.client_id)
             }

@@ -116,6 +116,21 @@ impl LoginRoot {
     pub fn token_endpoint(&self, tenant: &str) -> Url {
         under(&self.origin, &[tenant, "oauth2", "v2.0", "token"])
     }
+
+    /// Who issues the tokens of `tenant`: the `iss` of version 2.0.
+    pub fn issuer(&self, tenant: &str) -> String {
+        format!("{self}/{tenant}/v2.0")
+    }
+
+    /// Where `tenant` says how to deal with it (OpenID Connect Discovery 1.0 §4).
+    pub(super) fn discovery(&self, tenant: &str) -> Url {
+        under(&self.origin, &[tenant, "v2.0", ".well-known", "openid-configuration"])
+    }
+
+    /// Whether `url` is an address under this root.
+    pub(super) fn holds(&self, url: &Url) -> bool {
+        url.origin() == self.origin.origin()
+    }
 }
 
 impl fmt::Display for GraphRoot {

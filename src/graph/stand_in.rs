@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
 
-use super::Connection;
+use super::{Connection, Proof};
 use crate::clock::Clock;
 
 /// A clock that stands still until it is moved.
@@ -106,6 +106,10 @@ impl StandIn {
         Self { root, arrived, connections }
     }
 
+    pub(super) fn arrived(&self) -> Vec<Arrived> {
+        self.arrived.lock().unwrap().clone()
+    }
+
     pub(super) fn polls(&self) -> Vec<Arrived> {
         self.arrived.lock().unwrap().iter().filter(|a| !a.wants_a_token()).cloned().collect()
     }
@@ -124,6 +128,6 @@ pub(super) fn connection(secret: &str) -> Connection {
         name: "contoso".to_owned(),
         tenant: "contoso.onmicrosoft.com".to_owned(),
         client_id: "6731de76-14a6-49ae-97bc-6eba6914391e".to_owned(),
-        client_secret: secret.into(),
+        proof: Proof::Secret(secret.into()),
     }
 }

@@ -1,7 +1,7 @@
 //! The access tokens of connections: fetched once however many polls wait, shared, renewed.
 //!
 //! Entra blocks apps that ask in a loop (AADSTS50196). So nothing that goes wrong here, and nothing
-//! that goes wrong at Graph, makes one identity ask more often than every few seconds.
+//! that goes wrong at Graph, makes one identity ask more often than its [`Ration`] allows.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,26 +14,29 @@ use tokio::sync::{Mutex as Gate, OwnedMutexGuard};
 use tokio::time::{Instant, timeout_at};
 
 use super::grant::Granted;
-use super::{AccessToken, Connection};
+use super::ration::{Eater, Ration};
+use super::{AccessToken, Connection, TooSoon};
 use crate::clock::Clock;
 use crate::operation::{Hindrance, after};
 
 /// The tokens of all connections, for all polls.
 pub(super) struct Tokens {
     identities: Mutex<HashMap<Identity, Entry>>,
+    ration: Mutex<Ration>,
+    examinations: Mutex<Ration>,
     capacity: usize,
     shortest_service: Duration,
 }
 
-/// Whom a token is for.
+/// Whom a token is for, and what for.
 ///
-/// The secret is part of it, by a digest: a connection that was given another secret is another
+/// The proof is part of it, by a digest: a connection that was given another proof is another
 /// identity, which inherits neither the tokens nor the refusals of the one before.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(super) struct Identity {
-    tenant: String,
-    client_id: String,
-    secret_digest: [u8; 32],
+    eater: Eater,
+    proof: [u8; 32],
+    scope: String,
 }
 
 /// What is known of one identity.
@@ -80,10 +83,20 @@ const CAPACITY: usize = 10_000;
 /// A token is not used in the last moments of its life, lest it expire on its way.
 const LONGEST_MARGIN: Duration = Duration::from_secs(30);
 
+/// A token is renewed once three quarters of its life are over, and up to this part of it later, lest
+/// those of all identities that began together be renewed together.
+const JITTER_DIVISOR: u32 = 20;
+
 /// A token that Graph refuses serves on until it is this old, so that a connection without
 /// permission, which has every token refused, does not ask for one with each poll. Shorter than
 /// the shortest interval of polls: the operation that was refused gets a fresh token next time.
 pub const SHORTEST_SERVICE: Duration = Duration::from_secs(30);
+
+/// Tokens that one identity may ask for at once, after a rest.
+const AT_ONCE: u32 = 10;
+
+/// Of the requests that Graph grants to an identity in 30 s, those that its lane leaves.
+const EXAMINATIONS_AT_ONCE: u32 = 2;
 
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
 
@@ -97,9 +110,18 @@ const LONGEST_ASKED: Duration = Duration::from_hours(1);
 const REFUSED_FOR: Duration = Duration::from_mins(1);
 
 impl Tokens {
-    /// For `shortest_service` see [`SHORTEST_SERVICE`].
+    /// For `shortest_service` see [`SHORTEST_SERVICE`]; an identity's ration is one request in twice
+    /// that.
     pub(super) fn new(shortest_service: Duration) -> Self {
-        Self { identities: Mutex::default(), capacity: CAPACITY, shortest_service }
+        let ration = Ration::new(AT_ONCE, shortest_service.saturating_mul(2));
+        let examinations = Ration::new(EXAMINATIONS_AT_ONCE, shortest_service);
+        Self {
+            identities: Mutex::default(),
+            ration: Mutex::new(ration),
+            examinations: Mutex::new(examinations),
+            capacity: CAPACITY,
+            shortest_service,
+        }
     }
 
     /// A token for `identity`: the one that is held, or what `fetch` comes to.
@@ -131,8 +153,47 @@ impl Tokens {
             Next::Renew(..) | Next::Fetch(_) => {}
         }
         let asked_at = clock.now();
-        let result = fetch.await;
+        let result = match self.ration(identity, asked_at) {
+            Ok(()) => fetch.await,
+            Err(hindrance) => Err(hindrance),
+        };
         self.learn(identity, asked_at, clock.now(), result)
+    }
+
+    /// Counts a request for a token for `identity`, which is made elsewhere or next; trouble until there
+    /// may be one.
+    pub(super) fn ration(&self, identity: &Identity, now: Timestamp) -> Result<(), Hindrance> {
+        let mut ration = self.ration.lock().unwrap_or_else(PoisonError::into_inner);
+        let Eater { tenant, client_id, .. } = &identity.eater;
+        ration.take(&identity.eater, now).map_err(|wait| {
+            let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+            tracing::error!(
+                %tenant, client_id, wait_ms,
+                "too many tokens were asked for, and no more are for now: see why they do not last"
+            );
+            Hindrance::Trouble { retry_after: Some(wait) }
+        })
+    }
+
+    /// Counts an examination of `identity`, which asks for a token and then asks Graph.
+    pub(super) fn examination(&self, identity: &Identity, now: Timestamp) -> Result<(), TooSoon> {
+        let mut examinations = self.examinations.lock().unwrap_or_else(PoisonError::into_inner);
+        examinations.take(&identity.eater, now).map_err(|wait| TooSoon { wait })?;
+        self.ration(identity, now).map_err(|hindrance| match hindrance {
+            Hindrance::Trouble { retry_after } => TooSoon { wait: retry_after.unwrap_or_default() },
+            Hindrance::Refused(_) => TooSoon { wait: self.shortest_service },
+        })
+    }
+
+    /// Keeps what was granted to who asked in another way than by [`Self::get`].
+    pub(super) fn keep(
+        &self,
+        identity: &Identity,
+        asked_at: Timestamp,
+        now: Timestamp,
+        granted: Granted,
+    ) -> Option<AccessToken> {
+        self.learn(identity, asked_at, now, Ok(granted)).ok()
     }
 
     /// Learns that Graph refuses `token`, so that the next poll of an operation brings another.
@@ -159,7 +220,8 @@ impl Tokens {
         now: Timestamp,
         result: Result<Granted, Hindrance>,
     ) -> Result<AccessToken, Hindrance> {
-        self.with_entry(identity, now, |entry| entry.learn(asked_at, now, result))
+        let jitter = identity.jitter(asked_at);
+        self.with_entry(identity, now, |entry| entry.learn(asked_at, now, result, jitter))
     }
 
     fn with_entry<T>(
@@ -190,12 +252,24 @@ impl Tokens {
 }
 
 impl Identity {
-    pub(super) fn of(connection: &Connection) -> Self {
-        Self {
-            tenant: connection.tenant.clone(),
-            client_id: connection.client_id.clone(),
-            secret_digest: Sha256::digest(connection.client_secret.expose_secret()).into(),
-        }
+    /// The app of `connection` itself.
+    pub(super) fn of(connection: &Connection, scope: &str) -> Self {
+        let Connection { tenant, client_id, proof, .. } = connection;
+        let eater = Eater { tenant: tenant.clone(), client_id: client_id.clone(), user: None };
+        // A user's budget of token requests is none of the app's.
+        let eater = Eater { user: connection.user().map(str::to_owned), ..eater };
+        Self { eater, proof: proof.digest(), scope: scope.to_owned() }
+    }
+
+    /// The jitter of the renewal of what was granted at `at`, hashed rather than drawn: from 0 to 1.
+    fn jitter(&self, at: Timestamp) -> f64 {
+        let digest = Sha256::new_with_prefix(self.proof)
+            .chain_update(&self.scope)
+            .chain_update(self.eater.user.as_deref().unwrap_or_default())
+            .chain_update(at.as_millisecond().to_be_bytes())
+            .finalize();
+        let drawn = digest.iter().take(4).fold(0_u32, |sum, byte| sum << 8 | u32::from(*byte));
+        f64::from(drawn) / f64::from(u32::MAX)
     }
 }
 
@@ -221,10 +295,11 @@ impl Entry {
         asked_at: Timestamp,
         now: Timestamp,
         result: Result<Granted, Hindrance>,
+        jitter: f64,
     ) -> Result<AccessToken, Hindrance> {
         match result {
             Ok(granted) => {
-                let held = Held::new(granted.secret, asked_at, granted.lives_for);
+                let held = Held::new(granted.secret, asked_at, granted.lives_for, jitter);
                 let token = held.token.clone();
                 self.held = Some(held);
                 self.failure = None;
@@ -244,13 +319,14 @@ impl Entry {
 }
 
 impl Held {
-    fn new(secret: SecretString, made_at: Timestamp, lives_for: Duration) -> Self {
+    fn new(secret: SecretString, made_at: Timestamp, lives_for: Duration, jitter: f64) -> Self {
+        let later = (lives_for / JITTER_DIVISOR).mul_f64(jitter);
         let margin = (lives_for / 10).min(LONGEST_MARGIN);
         let expires_at = after(made_at, lives_for);
         Self {
             token: AccessToken { secret, expires_at },
             made_at,
-            renew_at: after(made_at, lives_for / 4 * 3),
+            renew_at: after(made_at, lives_for / 4 * 3 + later),
             usable_until: after(made_at, lives_for.saturating_sub(margin)),
         }
     }

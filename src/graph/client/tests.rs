@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use tokio::net::TcpListener;
 
 use super::super::stand_in::{Arrived, SetClock, StandIn, connection};
-use super::super::{ApiVersion, Reference, SHORTEST_SERVICE};
+use super::super::{ManagedIdentity, SHORTEST_SERVICE};
 use super::*;
 use crate::operation::OperationId;
 use crate::tests::log::Log;
@@ -53,6 +53,8 @@ fn graph_between(
     let settings = Settings {
         root: GraphRoot::parse(root).unwrap(),
         login: LoginRoot::parse(login).unwrap(),
+        api: None,
+        machine: MachineIdentity::instance_metadata(root).unwrap(),
         tls: crate::tls::client_config(root_pem.map(str::as_bytes)).unwrap(),
         resolver: None,
         deadlines,
@@ -269,10 +271,10 @@ async fn a_connection_proves_itself_by_its_secret_and_the_token_goes_to_graph() 
         url::form_urlencoded::parse(request.body.as_bytes()).into_owned().collect();
     let scope = format!("{}/.default", server.root);
     let expected = [
-        ("grant_type", "client_credentials"),
         ("client_id", "6731de76-14a6-49ae-97bc-6eba6914391e"),
-        ("client_secret", "hunter2"),
         ("scope", &scope),
+        ("grant_type", "client_credentials"),
+        ("client_secret", "hunter2"),
     ];
     assert_eq!(form, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
     assert_eq!(server.polls()[0].header("authorization"), Some("Bearer granted"));
@@ -428,4 +430,92 @@ async fn the_log_names_requests_and_holds_no_secret() {
 #[test]
 fn the_deadline_that_a_lease_must_outlast_covers_both_exchanges() {
     assert_eq!(HARD_DEADLINE, Duration::from_secs(35));
+}
+
+/// What a test of a connection finds where Graph answers `status`.
+async fn examined(status: StatusCode, body: &'static str) -> (Examination, StandIn) {
+    let server = StandIn::start(move |request| {
+        if request.wants_a_token() {
+            return grant("granted");
+        }
+        (status, [("request-id", "of-graph")], body).into_response()
+    })
+    .await;
+    let examined = graph(&server).examine(&connection("hunter2")).await.unwrap();
+    (examined, server)
+}
+
+#[tokio::test]
+async fn a_test_of_a_connection_asks_graph_once_and_tells_the_token_from_the_permission() {
+    let denied = r#"{"error":{"code":"Forbidden","message":"prose"}}"#;
+    for (status, body, finding) in [
+        (StatusCode::NOT_FOUND, "", Finding::Works),
+        (StatusCode::FORBIDDEN, denied, Finding::PermissionMissing),
+        (StatusCode::UNAUTHORIZED, denied, Finding::TokenRefused),
+        (StatusCode::BAD_GATEWAY, "<html>", Finding::Trouble),
+    ] {
+        let (examination, server) = examined(status, body).await;
+        assert_eq!(examination.finding, finding, "{status}");
+        let said = examination.graph.unwrap();
+        assert_eq!((said.status, said.request_id.as_deref()), (status.as_u16(), Some("of-graph")));
+        assert_eq!(said.code.as_deref(), (body == denied).then_some("Forbidden"));
+        assert_eq!((server.polls().len(), server.token_requests().len()), (1, 1));
+        assert_eq!(server.polls()[0].header("authorization"), Some("Bearer granted"));
+    }
+}
+
+#[tokio::test]
+async fn the_token_of_a_test_is_there_for_the_polls_that_follow() {
+    let server = granting(|_| json(RUNNING)).await;
+    let graph = graph(&server);
+    graph.examine(&connection("hunter2")).await.unwrap();
+    assert_eq!(graph.poll(by_connection()).await.event, STILL_RUNNING);
+    assert_eq!(server.token_requests().len(), 1);
+}
+
+#[tokio::test]
+async fn an_identity_is_tested_twice_in_half_a_minute_and_no_more() {
+    let server = granting(|_| json(RUNNING)).await;
+    let clock = Arc::new(SetClock::default());
+    let graph = graph_at(&server.root, PATIENT, &clock);
+    for _ in 0..2 {
+        graph.examine(&connection("hunter2")).await.unwrap();
+    }
+    // Another secret is no other identity.
+    let wait = graph.examine(&connection("hunter3")).await.unwrap_err().wait;
+    assert_eq!(wait, Duration::from_secs(30));
+    clock.advance(wait);
+    graph.examine(&connection("hunter3")).await.unwrap();
+    assert_eq!(server.polls().len(), 3);
+}
+
+#[tokio::test]
+async fn a_managed_identity_is_asked_for_where_the_machine_has_it_and_refusals_are_trouble() {
+    let of_the_machine =
+        |identity| Connection { proof: Proof::ManagedIdentity(identity), ..connection("unused") };
+    let server = StandIn::start(|request| {
+        if request.path.starts_with("/metadata") {
+            assert_eq!(request.header("metadata"), Some("true"));
+            if request.path.contains("client_id") {
+                let body =
+                    r#"{"error":"invalid_request","error_description":"Identity not found"}"#;
+                return (StatusCode::BAD_REQUEST, body).into_response();
+            }
+            return grant("of-the-machine");
+        }
+        json(RUNNING)
+    })
+    .await;
+    let graph = graph(&server);
+    let own = Credential::Connection(of_the_machine(ManagedIdentity::SystemAssigned).into());
+    assert_eq!(graph.poll(inquiry(own)).await.event, STILL_RUNNING);
+    let assigned = Credential::Connection(of_the_machine(ManagedIdentity::UserAssigned).into());
+    let event = graph.poll(inquiry(assigned)).await.event;
+    assert!(matches!(event, Event::Unpolled(Hindrance::Trouble { .. })), "{event:?}");
+    let asked = server.arrived();
+    let resource: String = url::form_urlencoded::byte_serialize(server.root.as_bytes()).collect();
+    let expected =
+        format!("/metadata/identity/oauth2/token?api-version=2018-02-01&resource={resource}");
+    assert_eq!(asked[0].path, expected);
+    assert_eq!(asked[2].path, format!("{expected}&client_id=6731de76-14a6-49ae-97bc-6eba6914391e"));
 }

@@ -47,7 +47,7 @@ impl Scene {
             let number = self.requests.get() + 1;
             self.requests.set(number);
             let secret = token(number).into();
-            answer().map(|lives_for| Granted { secret, lives_for })
+            answer().map(|lives_for| Granted { secret, lives_for, refresh_token: None })
         })
         .await
     }
@@ -69,7 +69,7 @@ impl Scene {
 }
 
 fn identity(secret: &str) -> Identity {
-    Identity::of(&connection(secret))
+    Identity::of(&connection(secret), "scope")
 }
 
 fn token(number: u32) -> String {
@@ -107,7 +107,7 @@ async fn a_token_is_renewed_in_the_last_quarter_of_its_life_without_keeping_anyo
     assert_eq!(scene.granting("s").await, Ok(token(1)));
     assert_eq!(scene.requests.get(), 1);
 
-    scene.clock.advance(TICK);
+    scene.clock.advance(HOUR / JITTER_DIVISOR + TICK);
     let mut stuck = Box::pin(scene.get("s", pending()));
     assert!(poll!(stuck.as_mut()).is_pending());
     assert_eq!(scene.granting("s").await, Ok(token(1)));
@@ -121,7 +121,7 @@ async fn a_token_is_renewed_in_the_last_quarter_of_its_life_without_keeping_anyo
 async fn a_renewal_that_fails_leaves_the_token_that_is_still_good() {
     let scene = Scene::new();
     assert_eq!(scene.granting("s").await, Ok(token(1)));
-    scene.clock.advance(HOUR / 4 * 3);
+    scene.clock.advance(HOUR / 5 * 4);
     for _ in 0..3 {
         assert_eq!(scene.asking("s", || Err(REFUSED)).await, Ok(token(1)));
     }
@@ -208,8 +208,9 @@ async fn refusals_of_young_tokens_make_no_loop_of_requests() {
 
 #[tokio::test]
 async fn an_operation_that_was_refused_has_another_token_for_its_next_poll() {
-    let scene = Scene::new();
     for age in 0..60 {
+        // Each in a process of its own, so that none is short of its ration.
+        let scene = Scene::new();
         let secret = format!("{age}");
         let first = scene.granting(&secret).await;
         scene.clock.advance(Duration::from_secs(age));
@@ -253,4 +254,90 @@ async fn the_identity_that_was_not_used_for_longest_makes_room() {
     assert_eq!(scene.requests.get(), 4);
     scene.granting("b").await.unwrap();
     assert_eq!(scene.requests.get(), 5);
+}
+
+/// How an authority, and Graph with it, may keep an identity asking.
+#[derive(Clone, Copy, Debug)]
+enum Malice {
+    /// Tokens that are over as soon as they are there.
+    ShortLives,
+    /// Good tokens that Graph refuses.
+    Refused,
+    /// Refusals, each of which is met with another proof.
+    OtherProofs,
+    Trouble,
+    /// One after the other.
+    Everything,
+}
+
+/// Three hours, with a poll every 100 ms; when tokens were asked for.
+async fn asked_under(malice: Malice) -> Vec<Timestamp> {
+    let scene = Scene::new();
+    let mut asked = Vec::new();
+    for step in 0..(3 * 3_600 * 10_u32) {
+        let malice = match (malice, step / 50 % 4) {
+            (Malice::Everything, 0) => Malice::ShortLives,
+            (Malice::Everything, 1) => Malice::Refused,
+            (Malice::Everything, 2) => Malice::OtherProofs,
+            (Malice::Everything, _) => Malice::Trouble,
+            (other, _) => other,
+        };
+        let before = scene.requests.get();
+        match malice {
+            Malice::ShortLives => {
+                drop(scene.asking("s", || Ok(Duration::from_millis(1))).await);
+            }
+            Malice::Refused => {
+                if let Ok(token) = scene.granting("s").await {
+                    scene.refuse("s", &token);
+                }
+            }
+            Malice::OtherProofs => {
+                drop(scene.asking(&(step % 500).to_string(), || Err(REFUSED)).await);
+            }
+            Malice::Trouble | Malice::Everything => {
+                drop(scene.asking("s", || Err(TROUBLE)).await);
+            }
+        }
+        if before < scene.requests.get() {
+            asked.push(scene.clock.now());
+        }
+        scene.clock.advance(Duration::from_millis(100));
+    }
+    asked
+}
+
+#[tokio::test]
+async fn no_authority_can_make_an_identity_ask_more_often_than_its_ration() {
+    for malice in [
+        Malice::ShortLives,
+        Malice::Refused,
+        Malice::OtherProofs,
+        Malice::Trouble,
+        Malice::Everything,
+    ] {
+        let asked = asked_under(malice).await;
+        let most = asked
+            .iter()
+            .map(|begin| {
+                asked.iter().filter(|at| *begin <= **at && **at < after(*begin, HOUR)).count()
+            })
+            .max();
+        assert!(most.is_some_and(|most| (10..=70).contains(&most)), "{malice:?}: {most:?}");
+    }
+}
+
+#[tokio::test]
+async fn renewals_of_what_began_together_do_not_stay_together() {
+    let renewals: std::collections::BTreeSet<_> = (0..100)
+        .map(|n| {
+            let jitter = identity(&n.to_string()).jitter(Timestamp::UNIX_EPOCH);
+            assert!((0.0..=1.0).contains(&jitter));
+            Held::new("token".into(), Timestamp::UNIX_EPOCH, HOUR, jitter).renew_at
+        })
+        .collect();
+    assert!(90 < renewals.len(), "{}", renewals.len());
+    let (first, last) = (renewals.first().unwrap(), renewals.last().unwrap());
+    assert!(after(Timestamp::UNIX_EPOCH, HOUR / 4 * 3) <= *first);
+    assert!(*last <= after(Timestamp::UNIX_EPOCH, HOUR / 5 * 4));
 }

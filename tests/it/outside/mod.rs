@@ -4,6 +4,7 @@
 //! `tests/run` installs the libraries, with pinned versions, below `tests/outside`.
 
 mod addresses;
+mod msal;
 mod schemathesis;
 
 use std::collections::BTreeMap;
