@@ -4,8 +4,8 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::{
-    NO_KEY, NOT_FOUND, Request, Row, all_refused, ask, assert_refused, delete, fault, get, post,
-    put, quiet_world, tracked,
+    FORBIDDEN, NO_KEY, NOT_FOUND, Request, Row, all_refused, ask, assert_refused, delete, fault,
+    get, post, put, quiet_world, tracked,
 };
 
 /// Every endpoint that asks for a caller's key, each by a request that would else be in order.
@@ -27,7 +27,7 @@ fn of_callers(id: &str) -> Vec<Request> {
         get("/v1/destinations"),
         delete("/v1/destinations?url=https://app.example.com/"),
         get("/v1/keys"),
-        ask(Method::POST, "/v1/keys"),
+        post("/v1/keys", &json!({})),
         delete("/v1/keys/key_000000000000"),
         get("/v1/signing-secrets"),
         post("/v1/signing-secrets", &json!({})),
@@ -41,7 +41,8 @@ fn of_callers(id: &str) -> Vec<Request> {
         delete("/v1/callback-headers/x-api-key"),
         get("/v1/connections"),
         post("/v1/connections", &connection),
-        put("/v1/connections/contoso/client-secret", &json!({ "clientSecret": "s" })),
+        put("/v1/connections/contoso/credential", &json!({ "clientSecret": "s" })),
+        ask(Method::POST, "/v1/connections/contoso/test"),
         delete("/v1/connections/contoso"),
     ]
 }
@@ -53,11 +54,36 @@ fn of_the_operator() -> Vec<Request> {
     vec![
         get("/v1/admin/callers"),
         post("/v1/admin/callers", &json!({ "name": "another" })),
-        ask(Method::POST, "/v1/admin/callers/shop/keys"),
+        get("/v1/admin/callers/shop/keys"),
+        post("/v1/admin/callers/shop/keys", &json!({})),
+        delete("/v1/admin/callers/shop/keys/key_000000000000"),
         post("/v1/admin/callers/shop/signing-secrets", &json!({})),
         get("/v1/admin/callers/shop/connections"),
         post("/v1/admin/callers/shop/connections", &connection),
+        put(
+            "/v1/admin/callers/shop/connections/contoso/credential",
+            &json!({ "clientSecret": "s" }),
+        ),
+        ask(Method::POST, "/v1/admin/callers/shop/connections/contoso/test"),
+        get("/v1/admin/callers/shop/connections/contoso/shares"),
+        put(
+            "/v1/admin/callers/shop/connections/contoso/shares/other",
+            &json!({ "name": "contoso" }),
+        ),
+        delete("/v1/admin/callers/shop/connections/contoso/shares/other"),
+        get("/v1/admin/vault"),
+        ask(Method::POST, "/v1/admin/vault/rekey"),
         post("/v1/admin/callbacks/resend", &json!({})),
+        get("/v1/admin/audit"),
+        get("/v1/admin/callers/shop/sign-ins"),
+        post(
+            "/v1/admin/callers/shop/sign-ins",
+            &json!({ "tenant": connection["clientId"], "app": connection["clientId"] }),
+        ),
+        delete(
+            "/v1/admin/callers/shop/sign-ins/11111111-2222-3333-4444-555555555555/\
+             11111111-2222-3333-4444-555555555555",
+        ),
         get("/v1/admin/callbacks/resends"),
         get("/v1/admin/callbacks/resends/rs_00000000000000000000000000000000"),
     ]
@@ -82,11 +108,12 @@ async fn every_endpoint_but_the_probes_asks_for_the_right_key() {
     let before = world.stored();
     for (requests, not_theirs) in [(callers, &world.operator), (operator, &world.shop)] {
         for request in requests {
-            for client in [&nobody, &stranger, not_theirs] {
+            for client in [&nobody, &stranger] {
                 let answer = request.send(client).await;
                 assert_refused(&answer, &NO_KEY);
                 assert_eq!(answer.headers["www-authenticate"], "Bearer", "{request:?}");
             }
+            assert_refused(&request.send(not_theirs).await, &FORBIDDEN);
         }
     }
     assert_eq!(world.stored(), before);
@@ -149,9 +176,10 @@ async fn what_belongs_to_another_caller_looks_as_if_it_were_not_there() {
         ("revoke its key", delete(&format!("/v1/keys/{key}")), NOT_FOUND),
         ("revoke its secret", delete(&format!("/v1/signing-secrets/{secret}")), NOT_FOUND),
         ("remove its connection", delete("/v1/connections/contoso"), NOT_FOUND),
+        ("test its connection", ask(Method::POST, "/v1/connections/contoso/test"), NOT_FOUND),
         (
             "repair its connection",
-            put("/v1/connections/contoso/client-secret", &secret_of_client),
+            put("/v1/connections/contoso/credential", &secret_of_client),
             NOT_FOUND,
         ),
     ];

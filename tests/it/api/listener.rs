@@ -4,13 +4,16 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use axum::Router;
 use axum::routing::get;
-use engagement_bridge::api::{Api, Limits, Listener, ListenerLimits, Parts, router};
+use engagement_bridge::api::{Api, Limits, Listener, ListenerLimits, Parts, Proxies, router};
 use engagement_bridge::clock::SystemClock;
 use engagement_bridge::courier::Egress;
 use engagement_bridge::courier::egress::Rules;
-use engagement_bridge::graph::GraphRoot;
+use engagement_bridge::graph::{
+    Complaint, Connection, Examination, Examiner, Finding, GraphRoot, TooSoon,
+};
 use engagement_bridge::names::SystemNames;
 use engagement_bridge::nudge::Nudge;
 use engagement_bridge::store::KeyDigest;
@@ -149,6 +152,16 @@ async fn a_connection_too_many_waits_until_another_one_is_closed() {
     assert_eq!(order.recv().await, Some("second"));
 }
 
+/// Has no Graph to try connections out at.
+pub(super) struct NoGraph;
+
+#[async_trait]
+impl Examiner for NoGraph {
+    async fn examine(&self, _: &Connection) -> Result<Examination, TooSoon> {
+        Ok(Examination { finding: Finding::Trouble, complaint: Complaint::default(), graph: None })
+    }
+}
+
 /// The bridge's own router, on a store in memory.
 fn bridge(limits: Limits) -> Router {
     let clock = Arc::new(SystemClock);
@@ -156,8 +169,11 @@ fn bridge(limits: Limits) -> Router {
     let egress = Egress::new(Rules::default(), Arc::new(SystemNames::default()), clock.clone());
     let (router, _) = router(Api::new(Parts {
         store: store.clone(),
-        directory: store,
+        directory: store.clone(),
+        audit: store.clone(),
+        safe: store,
         egress: Arc::new(egress),
+        examiner: Arc::new(NoGraph),
         handshakes: None,
         clock,
         nudge: Arc::new(Nudge::default()),
@@ -165,6 +181,7 @@ fn bridge(limits: Limits) -> Router {
         operations: operation::Policy::default(),
         callbacks: callback::Policy::default(),
         admin_key: KeyDigest(Sha256::digest("admin-key").into()),
+        proxies: Proxies::default(),
         limits,
     }));
     router

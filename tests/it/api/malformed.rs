@@ -8,22 +8,27 @@ use super::{
 };
 
 /// Every endpoint with a body, and whether it is the operator's.
-fn with_bodies(id: &str) -> [(Method, String, bool); 13] {
+fn with_bodies(id: &str) -> [(Method, String, bool); 18] {
     let endpoint = |method, path: &str, by_operator| (method, path.to_owned(), by_operator);
     [
         endpoint(Method::POST, "/v1/operations", false),
         endpoint(Method::PUT, &format!("/v1/operations/{id}/credential"), false),
         endpoint(Method::POST, "/v1/callbacks/resend", false),
         endpoint(Method::POST, "/v1/admin/callbacks/resend", true),
+        endpoint(Method::POST, "/v1/keys", false),
         endpoint(Method::POST, "/v1/signing-secrets", false),
         endpoint(Method::POST, "/v1/signing-keys", false),
         endpoint(Method::PUT, "/v1/callback-settings", false),
         endpoint(Method::PUT, "/v1/callback-headers/x-api-key", false),
         endpoint(Method::POST, "/v1/connections", false),
-        endpoint(Method::PUT, "/v1/connections/contoso/client-secret", false),
+        endpoint(Method::PUT, "/v1/connections/contoso/credential", false),
         endpoint(Method::POST, "/v1/admin/callers", true),
+        endpoint(Method::POST, "/v1/admin/callers/shop/keys", true),
+        endpoint(Method::POST, "/v1/admin/callers/shop/sign-ins", true),
         endpoint(Method::POST, "/v1/admin/callers/shop/signing-secrets", true),
         endpoint(Method::POST, "/v1/admin/callers/shop/connections", true),
+        endpoint(Method::PUT, "/v1/admin/callers/shop/connections/contoso/credential", true),
+        endpoint(Method::PUT, "/v1/admin/callers/shop/connections/contoso/shares/other", true),
     ]
 }
 
@@ -91,7 +96,7 @@ async fn members_are_given_once_and_in_full() {
         ask(method, path).body(format!(r#"{{"{member}":{value},"{member}":{value}}}"#))
     };
     let credential = format!("/v1/operations/{id}/credential");
-    let secret = "/v1/connections/contoso/client-secret";
+    let secret = "/v1/connections/contoso/credential";
     let table = [
         (
             "an operation twice",

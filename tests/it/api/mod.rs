@@ -5,14 +5,19 @@
 //! was, to the byte.
 
 mod access;
+mod attempts;
+mod audit;
 mod callback_settings;
 mod callback_urls;
 mod destinations;
 mod document;
+mod house;
+mod keys;
 mod listener;
 mod lists;
 mod malformed;
 mod operations;
+mod permissions;
 mod references;
 mod refused_settings;
 mod registering;
@@ -37,6 +42,7 @@ type Refusal = (u16, &'static str, Vec<(&'static str, &'static str)>);
 
 const MALFORMED: Refusal = (400, "malformed-body", Vec::new());
 const NO_KEY: Refusal = (401, "unauthenticated", Vec::new());
+const FORBIDDEN: Refusal = (403, "forbidden", Vec::new());
 const NOT_FOUND: Refusal = (404, "not-found", Vec::new());
 const WRONG_METHOD: Refusal = (405, "method-not-allowed", Vec::new());
 const CONFLICT: Refusal = (409, "conflict", Vec::new());

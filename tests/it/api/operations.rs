@@ -15,10 +15,13 @@ async fn what_is_cancelled_is_never_told_and_may_be_cancelled_twice() {
     assert_eq!(cancelled.status, StatusCode::OK);
     assert_eq!(cancelled.body["state"], "cancelled");
     assert_eq!(cancelled.body["nextStep"], json!(null));
-    let stored = world.stored();
+    // That it was asked for again is all that has changed.
+    let lives = || world.stored().into_iter().filter(|row| !row.starts_with("audit: "));
+    let before: Vec<_> = lives().collect();
     let again = world.shop.delete(&path).await;
     assert_eq!((again.status, &again.text), (StatusCode::OK, &cancelled.text));
-    assert_eq!(world.stored(), stored);
+    assert_eq!(lives().collect::<Vec<_>>(), before);
+    let stored = world.stored();
 
     let credential = put(&format!("{path}/credential"), &json!({ "connection": "contoso" }));
     assert_refused(&credential.send(&world.shop).await, &CONFLICT);

@@ -73,7 +73,7 @@ async fn a_change_that_is_not_in_order_changes_nothing() {
     let rotate =
         |overlap: Value| post("/v1/signing-secrets", &json!({ "overlapSeconds": overlap }));
     let replace = |name: &str, secret: &str| {
-        put(&format!("/v1/connections/{name}/client-secret"), &json!({ "clientSecret": secret }))
+        put(&format!("/v1/connections/{name}/credential"), &json!({ "clientSecret": secret }))
     };
     let table = [
         ("no credential", credential(json!({})), fault("connection", "missing")),

@@ -2,10 +2,10 @@
 
 use engagement_bridge::clock::{Clock as _, SystemClock};
 use jiff::Timestamp;
-use reqwest::{Method, StatusCode};
+use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use super::{CONFLICT, NO_KEY, NOT_FOUND, ask, assert_refused, quiet_world, tracked};
+use super::{CONFLICT, NO_KEY, NOT_FOUND, assert_refused, quiet_world, tracked};
 use crate::world::{Client, World};
 
 async fn listed(client: &Client, path: &str, member: &str) -> Vec<Value> {
@@ -17,7 +17,7 @@ async fn listed(client: &Client, path: &str, member: &str) -> Vec<Value> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_is_shown_once_works_at_once_and_is_refused_as_soon_as_it_is_revoked() {
     let world = quiet_world().await;
-    let made = ask(Method::POST, "/v1/keys").send(&world.shop).await;
+    let made = world.shop.post("/v1/keys", &json!({})).await;
     assert_eq!(made.status, StatusCode::CREATED);
     let key = made.body["apiKey"].as_str().unwrap();
     assert!(key.starts_with("ebk_"), "recognised where it leaks");
@@ -38,7 +38,7 @@ async fn a_key_is_shown_once_works_at_once_and_is_refused_as_soon_as_it_is_revok
     let revoked = second.delete(&path(&keys[1])).await;
     assert_eq!(revoked.status, StatusCode::NO_CONTENT, "even the last, if it has leaked");
     assert_refused(&second.get("/v1/keys").await, &NO_KEY);
-    let made = ask(Method::POST, "/v1/admin/callers/shop/keys").send(&world.operator).await;
+    let made = world.operator.post("/v1/admin/callers/shop/keys", &json!({})).await;
     assert_eq!(made.status, StatusCode::CREATED, "the operator helps");
     let third = world.shop.with_key(made.body["apiKey"].as_str().unwrap());
     assert_eq!(listed(&third, "/v1/keys", "keys").await.len(), 1);

@@ -17,6 +17,7 @@ async fn every_list_takes_its_own_query_and_no_other() {
         ("/v1/callbacks/resends", false, false),
         ("/v1/admin/callbacks/resends", false, true),
         ("/v1/admin/callers", false, true),
+        ("/v1/admin/audit", false, true),
     ] {
         let row = |query: &'static str, refusal| -> Row {
             (query, get(&format!("{path}?{query}")), refusal)
@@ -92,7 +93,7 @@ async fn what_is_not_there_is_not_found_however_it_is_spelt() {
             delete(&format!("/v1/signing-keys/{id}")),
             delete(&format!("/v1/callback-headers/{id}")),
             delete(&format!("/v1/connections/{id}")),
-            put(&format!("/v1/connections/{id}/client-secret"), &bodies[1]),
+            put(&format!("/v1/connections/{id}/credential"), &bodies[1]),
         ];
         table.extend(requests.map(|request| ("an id", request, NOT_FOUND)));
     }
@@ -126,8 +127,13 @@ async fn what_is_not_there_is_not_found_however_it_is_spelt() {
     for caller in ["nobody", "SHOP", "%00", "%FF", "..", "a%2Fb"] {
         let connections = format!("/v1/admin/callers/{caller}/connections");
         let keys = format!("/v1/admin/callers/{caller}/keys");
-        let requests =
-            [ask(Method::POST, &keys), get(&connections), post(&connections, &connection)];
+        let requests = [
+            post(&keys, &json!({})),
+            get(&keys),
+            delete(&format!("{keys}/key_000000000000")),
+            get(&connections),
+            post(&connections, &connection),
+        ];
         table.extend(requests.map(|request| ("a caller", request, NOT_FOUND)));
     }
     all_refused(&world, &world.operator, &table).await;
