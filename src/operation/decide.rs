@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::schedule::{after, elapsed, jittered};
+use super::schedule::{after, elapsed, jittered, reminder};
 use super::{Operation, OperationId, Outcome, Policy, Refusal, RunningNotice, State, Watch};
 
 /// Something that happened to an operation.
@@ -84,7 +84,8 @@ pub enum Decision {
 pub enum Owed {
     /// How it ended. Each operation owes this once at the most.
     Final(Outcome),
-    /// Polling stands still until the caller brings a credential.
+    /// Polling stands still until the caller brings a credential. Owed at once, and again while that is
+    /// so (see [`State::next_reminder`]).
     CredentialNeeded(Refusal),
     /// Graph is at work on it. Owed once at the most, and never after the end.
     Running,
@@ -128,9 +129,7 @@ pub fn register(
 pub fn decide(policy: &Policy, operation: &Operation, event: Event, now: Timestamp) -> Decision {
     match operation.state {
         State::Watching(watch) => watching(policy, operation, watch, event, now),
-        State::Blocked { until, earliest_poll_at, .. } => {
-            blocked(operation, until, earliest_poll_at, event, now)
-        }
+        State::Blocked { .. } => blocked(operation, event, now),
         State::Settled { .. } | State::Cancelled { .. } => Decision::Ignore(Ignored::AlreadyAtRest),
     }
 }
@@ -196,21 +195,28 @@ fn polled(life: &Life<'_>, watch: Watch, answer: Answer) -> Decision {
     }
 }
 
-fn blocked(
-    operation: &Operation,
-    until: Timestamp,
-    earliest_poll_at: Timestamp,
-    event: Event,
-    now: Timestamp,
-) -> Decision {
+fn blocked(operation: &Operation, event: Event, now: Timestamp) -> Decision {
+    let State::Blocked { refusal, since, until, earliest_poll_at, reminders } = operation.state
+    else {
+        return Decision::Ignore(Ignored::NotWatching);
+    };
     match event {
         Event::CredentialRenewed => {
             let state = State::Watching(Watch::from(earliest_poll_at.max(now)));
             Decision::Become(Operation { state, ..operation.clone() }, None)
         }
         Event::CancelRequested => cancel(operation, now),
-        Event::Lapsed if now < until => Decision::Ignore(Ignored::NotYetDue),
-        Event::Lapsed => settle(operation, Outcome::Unauthorized, now),
+        Event::Lapsed if until <= now => unauthorized(operation, refusal, now),
+        Event::Lapsed => {
+            // Of several that fell due together, for nobody was there, one is as good as all.
+            let is_over = |number: &u8| reminder(since, until, *number).is_some_and(|at| at <= now);
+            let owed = (reminders..u8::MAX).find(|number| !is_over(number)).unwrap_or(reminders);
+            if owed == reminders {
+                return Decision::Ignore(Ignored::NotYetDue);
+            }
+            let state = State::Blocked { refusal, since, until, earliest_poll_at, reminders: owed };
+            owing(operation, state, Owed::CredentialNeeded(refusal))
+        }
         Event::Polled(_) | Event::Unpolled(_) => Decision::Ignore(Ignored::NotWatching),
     }
 }
@@ -249,10 +255,11 @@ impl Life<'_> {
     fn block(&self, refusal: Refusal) -> Decision {
         let until = after(self.now, self.policy.credential_grace).min(self.operation.deadline);
         if until <= self.now {
-            return self.settle(Outcome::Unauthorized);
+            return unauthorized(self.operation, refusal, self.now);
         }
         let earliest_poll_at = after(self.now, self.policy.cadence.shortest);
-        let state = State::Blocked { refusal, until, earliest_poll_at };
+        let (since, reminders) = (self.now, 0);
+        let state = State::Blocked { refusal, since, until, earliest_poll_at, reminders };
         owing(self.operation, state, Owed::CredentialNeeded(refusal))
     }
 
@@ -278,7 +285,13 @@ fn has_begun(decision: Decision) -> Decision {
 }
 
 fn settle(operation: &Operation, outcome: Outcome, at: Timestamp) -> Decision {
-    owing(operation, State::Settled { outcome, at }, Owed::Final(outcome))
+    owing(operation, State::Settled { outcome, refusal: None, at }, Owed::Final(outcome))
+}
+
+fn unauthorized(operation: &Operation, refusal: Refusal, at: Timestamp) -> Decision {
+    let outcome = Outcome::Unauthorized;
+    let state = State::Settled { outcome, refusal: Some(refusal), at };
+    owing(operation, state, Owed::Final(outcome))
 }
 
 fn cancel(operation: &Operation, at: Timestamp) -> Decision {

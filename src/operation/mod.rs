@@ -11,8 +11,9 @@
 //!                     └── cancelled (also when Blocked) ──▶ Cancelled
 //! ```
 //!
-//! Entering `Settled` owes the caller its one final callback, entering `Blocked` owes a notice, and
-//! so does Graph's first `running`, where the caller wants to hear of it.
+//! Entering `Settled` owes the caller its one final callback. Entering `Blocked` owes a notice, which is
+//! owed again when half of the time is over and when nine tenths are. So does Graph's first `running`,
+//! where the caller wants to hear of it.
 //! Everything here is pure: time comes in as an argument and nothing can fail or wait.
 
 mod decide;
@@ -25,6 +26,7 @@ pub use decide::{
     Answer, Decision, Event, Hindrance, Ignored, Owed, Renewal, Verdict, decide, register,
 };
 pub use identity::{InvalidId, OperationId};
+use schedule::reminder;
 pub use schedule::{Cadence, Policy, jittered};
 pub(crate) use schedule::{after, before, elapsed};
 
@@ -80,13 +82,21 @@ pub enum State {
     /// Graph refuses the credential, so polling is pointless until the caller brings another.
     Blocked {
         refusal: Refusal,
+        since: Timestamp,
         /// When waiting for a credential ends, with [`Outcome::Unauthorized`].
         until: Timestamp,
         /// A renewal never makes us poll before this, however quick it is.
         earliest_poll_at: Timestamp,
+        /// How many reminders have been owed since the first notice (see [`State::next_reminder`]).
+        reminders: u8,
     },
     /// The outcome is known, for good.
-    Settled { outcome: Outcome, at: Timestamp },
+    Settled {
+        outcome: Outcome,
+        /// Why no credential was to be had, where the outcome is [`Outcome::Unauthorized`].
+        refusal: Option<Refusal>,
+        at: Timestamp,
+    },
     /// The caller no longer wants to know.
     Cancelled { at: Timestamp },
 }
@@ -221,8 +231,35 @@ impl State {
                 step_at: (next_poll_at < deadline).then_some(next_poll_at),
                 lapse_at: Some(deadline),
             },
-            Self::Blocked { until, .. } => Agenda { step_at: None, lapse_at: Some(until) },
+            Self::Blocked { until, .. } => {
+                Agenda { step_at: None, lapse_at: Some(self.next_reminder().unwrap_or(until)) }
+            }
             Self::Settled { .. } | Self::Cancelled { .. } => Agenda::default(),
+        }
+    }
+
+    /// When the caller is next reminded that a credential is needed.
+    pub fn next_reminder(&self) -> Option<Timestamp> {
+        match *self {
+            Self::Blocked { since, until, reminders, .. } => reminder(since, until, reminders),
+            Self::Watching(_) | Self::Settled { .. } | Self::Cancelled { .. } => None,
+        }
+    }
+
+    /// Why there is no credential, while that is so or where it ended so.
+    pub fn refusal(&self) -> Option<Refusal> {
+        match *self {
+            Self::Blocked { refusal, .. } => Some(refusal),
+            Self::Settled { refusal, .. } => refusal,
+            Self::Watching(_) | Self::Cancelled { .. } => None,
+        }
+    }
+
+    /// When waiting for a credential ends, while it is waited for.
+    pub fn blocked_until(&self) -> Option<Timestamp> {
+        match *self {
+            Self::Blocked { until, .. } => Some(until),
+            Self::Watching(_) | Self::Settled { .. } | Self::Cancelled { .. } => None,
         }
     }
 

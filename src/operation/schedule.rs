@@ -57,6 +57,9 @@ impl Default for Cadence {
     }
 }
 
+/// After how many tenths of the time that a blocked operation waits its caller is reminded.
+const REMINDERS: [u32; 2] = [5, 9];
+
 /// Up to a tenth is added to every interval, so that what started together does not stay together.
 const JITTER_DIVISOR: u32 = 10;
 
@@ -112,6 +115,16 @@ fn mixed(seed: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     z ^ (z >> 31)
+}
+
+/// When reminder `number`, counted from 0, falls due of one that waits from `since` until `until`; `None`
+/// where there is none, or no time for it.
+pub(super) fn reminder(since: Timestamp, until: Timestamp, number: u8) -> Option<Timestamp> {
+    let tenths = REMINDERS.get(usize::from(number))?;
+    // In whole milliseconds, as everywhere.
+    let tenth_millis = elapsed(since, until).as_millis() / 10;
+    let wait = u64::try_from(tenth_millis).unwrap_or(u64::MAX).saturating_mul(u64::from(*tenths));
+    Some(after(since, Duration::from_millis(wait))).filter(|at| since < *at && *at < until)
 }
 
 /// `at + span`, or the end of time where that would be exceeded.

@@ -5,10 +5,13 @@
 //! than it has free hands for, because what is claimed waits for nobody else.
 
 mod committer;
+mod expiry;
 mod hands;
+mod rekeying;
 mod resends;
 mod retention;
 mod step;
+mod waking;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,8 +29,11 @@ use crate::store::{Claimed, Commit, Store, StoreError};
 use crate::{callback, operation};
 use hands::{Hands, Held};
 
+pub use expiry::warn_of_expiry;
+pub use rekeying::Rekeyer;
 pub use resends::{Crowds, Resender};
 pub use retention::{Retention, forget_what_rests};
+pub use waking::Waker;
 
 /// How long the loop waits after a claim that failed.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);

@@ -1,16 +1,20 @@
 //! One step under its lease: act, decide, say what to commit.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use jiff::Timestamp;
+use secrecy::SecretString;
 
 use super::Worker;
 use crate::callback::{self, CallbackId, Destination};
 use crate::courier::{Letter, Parcel, Receipt, Tracking, Written, compose};
-use crate::graph::{Credential, Inquiry};
+use crate::graph::{Connection, Credential, Inquiry, User};
 use crate::lane::Report;
 use crate::operation::{Decision, Event, Operation, Owed, before, decide, elapsed};
 use crate::store::{
-    Attempt, Change, Claim, Claimed, Commit, Identity, Message, OwedCallback, Tracked, Work,
+    Attempt, CallerName, Change, Claim, Claimed, Commit, Identity, Message, OwedCallback, Tracked,
+    Work,
 };
 
 impl Worker {
@@ -45,6 +49,10 @@ impl Worker {
     }
 
     async fn poll(&self, claim: Claim, tracked: &Tracked, credential: Credential) -> Commit {
+        let user = match &credential {
+            Credential::Connection(connection) => Some(Arc::clone(connection)),
+            Credential::Token(_) => None,
+        };
         let inquiry = Inquiry {
             operation: tracked.operation.id,
             reference: tracked.reference.clone(),
@@ -52,9 +60,29 @@ impl Worker {
             over_by: before(claim.until, self.settings.poll_apart),
         };
         let poll = self.graph.poll(inquiry).await;
+        if let (Some(refresh_token), Some(connection)) = (&poll.renewed, &user) {
+            self.renew_user(&tracked.caller, connection, refresh_token).await;
+        }
         let at = self.clock.now();
         let change = self.happened(tracked, poll.event, poll.body, at);
         Commit { claim, change, report: Report::of_poll(poll.event), at }
+    }
+
+    /// Keeps what a user's next token is to be asked for with. If that fails, the one of before is used
+    /// again, which is good for weeks.
+    async fn renew_user(
+        &self,
+        caller: &CallerName,
+        connection: &Connection,
+        refresh_token: &SecretString,
+    ) {
+        let Some(grant) = connection.proof.user_grant() else { return };
+        let (name, signed_in_at) = (&connection.name, grant.signed_in_at);
+        let kept = self.store.renew_user(caller, name, signed_in_at, refresh_token).await;
+        if let Err(error) = kept {
+            let error = error.in_full();
+            tracing::warn!(%caller, %error, "could not keep the new refresh token of {name}");
+        }
     }
 
     async fn attempt(&self, claim: Claim, message: Message) -> Commit {
@@ -110,6 +138,8 @@ impl Worker {
     ) -> OwedCallback {
         let id = CallbackId { operation: after.id, number: after.callbacks };
         let connection = match &tracked.identity {
+            // Not one of those that the caller knows by name.
+            Identity::Connection(name) if User::of_connection(name).is_some() => None,
             Identity::Connection(name) => Some(name.as_str()),
             Identity::HandedIn { .. } => None,
         };
@@ -120,6 +150,8 @@ impl Worker {
             polls: after.polls,
             registered_at: after.registered_at,
             connection,
+            refusal: after.state.refusal(),
+            blocked_until: after.state.blocked_until(),
         };
         let letter = Letter {
             id,

@@ -68,11 +68,15 @@ fn every_state_of_an_operation_answers_every_event() {
     let now = after(600);
     let late = NOON + Duration::from_hours(24);
     let last_try = Watch { rejections: 2, refusals: 1, troubles: 4, ..watching() };
-    let blocked = State::Blocked {
+    // For 6,600 s: reminders fall due after 3,300 s and 5,940 s.
+    let blocked = |reminders| State::Blocked {
         refusal: Refusal::Forbidden,
+        since: after(600),
         until: after(7_200),
         earliest_poll_at: after(631),
+        reminders,
     };
+    let settled = State::Settled { outcome: Outcome::Succeeded, refusal: None, at: after(500) };
     let hearing =
         |running| Operation { running, callbacks: 4, ..operation(State::Watching(watching())) };
     let states = [
@@ -83,9 +87,16 @@ fn every_state_of_an_operation_answers_every_event() {
         ("Watching, to hear", now, hearing(RunningNotice::Wanted)),
         ("Watching, to hear, late", late, hearing(RunningNotice::Wanted)),
         ("Watching, has heard", now, hearing(RunningNotice::Owed)),
-        ("Blocked", now, operation(blocked.clone())),
-        ("Blocked, time is up", after(7_200), operation(blocked)),
-        ("Settled", now, operation(State::Settled { outcome: Outcome::Succeeded, at: after(500) })),
+        ("Blocked", now, operation(blocked(0))),
+        ("Blocked, not yet half", after(3_899), operation(blocked(0))),
+        ("Blocked, half", after(3_900), operation(blocked(0))),
+        ("Blocked, half, reminded", after(3_900), operation(blocked(1))),
+        ("Blocked, nine tenths", after(6_540), operation(blocked(1))),
+        ("Blocked, both missed", after(6_540), operation(blocked(0))),
+        ("Blocked, all reminded", after(7_199), operation(blocked(2))),
+        ("Blocked, time is up", after(7_200), operation(blocked(2))),
+        ("Blocked, all missed", after(7_200), operation(blocked(0))),
+        ("Settled", now, operation(settled)),
         ("Cancelled", now, operation(State::Cancelled { at: after(500) })),
     ];
     let mut table = String::new();
@@ -112,12 +123,15 @@ fn short(decision: &Decision, now: Timestamp) -> String {
                     watch.refusals,
                     span(watch.next_poll_at)
                 ),
-                State::Blocked { refusal, until, earliest_poll_at } => format!(
-                    "Blocked({refusal:?}) for {} s, no poll for {} s",
+                State::Blocked { refusal, until, earliest_poll_at, reminders, .. } => format!(
+                    "Blocked({refusal:?}) for {} s, no poll for {} s, {reminders} reminders",
                     span(*until),
                     span(*earliest_poll_at)
                 ),
-                State::Settled { outcome, .. } => format!("Settled({outcome:?})"),
+                State::Settled { outcome, refusal: None, .. } => format!("Settled({outcome:?})"),
+                State::Settled { outcome, refusal: Some(refusal), .. } => {
+                    format!("Settled({outcome:?}, {refusal:?})")
+                }
                 State::Cancelled { .. } => "Cancelled".to_owned(),
             };
             let owed = owed.map(|owed| format!(", owes {owed:?}")).unwrap_or_default();
@@ -299,6 +313,59 @@ proptest! {
             prop_assert_eq!(is_owed, is_to_hear && says_so && is_in_time, "at {:?}", event);
             is_to_hear &= !is_owed;
             it = next;
+        }
+    }
+
+    /// Whoever comes late owes less, never more, and never too early.
+    #[test]
+    fn a_blocked_operation_owes_its_reminders_in_time_and_ends_with_the_reason(
+        id in any::<u128>(),
+        grace in 1_u64..100_000_000,
+        late in prop::collection::vec(0_u64..20_000_000, 4),
+        refusal in prop::sample::select(&Refusal::ALL[..]),
+    ) {
+        let grace = Duration::from_millis(grace);
+        let policy = Policy { credential_grace: grace, ..Policy::default() };
+        let deadline = NOON + Duration::from_hours(168);
+        let fresh = register(&policy, OperationId(id), NOON, deadline);
+        let refused = Event::Unpolled(Hindrance::Refused(refusal));
+        let Decision::Become(mut it, Some(Owed::CredentialNeeded(_))) =
+            decide(&policy, &fresh, refused, NOON)
+        else {
+            return Err(TestCaseError::fail("a refusal blocks, and owes a notice"));
+        };
+        let mut notices = Vec::new();
+        for millis in late {
+            let Some(due) = it.agenda().lapse_at else { break };
+            // A moment earlier there is nothing to be done yet.
+            let early = due - Duration::from_millis(1);
+            prop_assert!(matches!(decide(&policy, &it, Event::Lapsed, early), Decision::Ignore(_)));
+            let now = due + Duration::from_millis(millis);
+            let Decision::Become(next, Some(owed)) = decide(&policy, &it, Event::Lapsed, now) else {
+                return Err(TestCaseError::fail("what the agenda plans is never ignored"));
+            };
+            match owed {
+                Owed::CredentialNeeded(again) => {
+                    prop_assert_eq!(again, refusal);
+                    notices.push(now.duration_since(NOON));
+                }
+                Owed::Final(outcome) => {
+                    prop_assert_eq!(outcome, Outcome::Unauthorized);
+                    prop_assert!(NOON + grace <= now);
+                }
+                Owed::Running => return Err(TestCaseError::fail("Graph said nothing")),
+            }
+            prop_assert_eq!(next.state.refusal(), Some(refusal), "the reason is kept");
+            it = next;
+        }
+        prop_assert_eq!(it.outcome(), Some(Outcome::Unauthorized));
+        prop_assert!(notices.len() <= 2);
+        let grace = grace.as_millis();
+        for (at, tenths) in notices.iter().rev().zip([9, 5]).filter(|_| notices.len() == 2) {
+            prop_assert!(grace / 10 * tenths <= u128::try_from(at.as_millis()).unwrap());
+        }
+        if let [only] = notices[..] {
+            prop_assert!(grace / 10 * 5 <= u128::try_from(only.as_millis()).unwrap());
         }
     }
 
