@@ -4,9 +4,11 @@
 //! Every setting is a flag, and an environment variable of the same name: `--min-poll-interval` is
 //! `ENGAGEMENT_BRIDGE_MIN_POLL_INTERVAL`. Secrets are never flags, for flags show in process lists.
 
+mod access;
 mod database;
 mod egress;
 mod handshake;
+mod sign_in;
 
 use std::io;
 use std::net::SocketAddr;
@@ -21,17 +23,111 @@ use zeroize::Zeroizing;
 use self::database::MASTER_KEY;
 use crate::api::{self, ListenerLimits};
 use crate::courier::{Form, InvalidProxy};
-use crate::graph::{GraphRoot, LoginRoot};
+use crate::graph::{GraphRoot, InvalidMachineIdentity, LoginRoot, MachineIdentity};
+use crate::sign_in::{Pace, Rules};
 use crate::vault::VaultError;
 use crate::worker::{self, Retention};
 use crate::{callback, graph, lane, operation};
 
+pub use access::{AccessSettings, TrustedHeader};
 pub use database::{Database, DatabaseSettings};
 pub use egress::{AllowedPort, EgressSettings};
 pub use handshake::{HandshakeForm, HandshakeSettings};
+pub use sign_in::SignInSettings;
 
+const CERTIFICATE_PASSWORD: &str = "ENGAGEMENT_BRIDGE_CERTIFICATE_PASSWORD";
 const CLIENT_SECRET: &str = "ENGAGEMENT_BRIDGE_CLIENT_SECRET";
+const SIGN_IN_SECRET: &str = "ENGAGEMENT_BRIDGE_SIGN_IN_CLIENT_SECRET";
 const SIGNING_SECRET: &str = "ENGAGEMENT_BRIDGE_SIGNING_SECRET";
+
+/// Which Graph a command asks, where no bridge runs that could ask it.
+#[derive(Args, Clone, Debug)]
+pub struct GraphSettings {
+    /// The Graph to ask; where a bridge runs, its own setting counts.
+    #[arg(
+        long,
+        env = "ENGAGEMENT_BRIDGE_GRAPH_ROOT",
+        default_value = "https://graph.microsoft.com",
+        value_name = "URL",
+        value_parser = GraphRoot::parse
+    )]
+    pub graph_root: GraphRoot,
+
+    /// The Entra to get tokens from. [default: the one that belongs to the Graph root]
+    #[arg(long, env = "ENGAGEMENT_BRIDGE_LOGIN_ROOT", value_name = "URL", value_parser = LoginRoot::parse)]
+    pub login_root: Option<LoginRoot>,
+
+    #[command(flatten)]
+    pub machine: MachineSettings,
+
+    /// A file with root certificates (PEM) to believe besides Mozilla's.
+    #[arg(long, env = "ENGAGEMENT_BRIDGE_CA_FILE", value_name = "PATH")]
+    pub ca_file: Option<PathBuf>,
+}
+
+impl GraphSettings {
+    /// Microsoft's own Graph, for commands that ask nothing of it.
+    pub fn usual() -> Result<Self, graph::InvalidRoot> {
+        Ok(Self {
+            graph_root: GraphRoot::parse("https://graph.microsoft.com")?,
+            login_root: None,
+            machine: MachineSettings {
+                instance_metadata: graph::INSTANCE_METADATA.to_owned(),
+                identity_endpoint: None,
+                identity_header: None,
+            },
+            ca_file: None,
+        })
+    }
+
+    /// The Entra that tokens come from.
+    pub fn login(&self) -> Result<LoginRoot, ConfigError> {
+        login_root(self.login_root.as_ref(), &self.graph_root)
+    }
+}
+
+/// Where tokens of the machine's own identities come from.
+#[derive(Args, Clone, Debug)]
+pub struct MachineSettings {
+    /// Where managed identities get their tokens on a machine of Azure's.
+    #[arg(
+        long,
+        env = "ENGAGEMENT_BRIDGE_INSTANCE_METADATA",
+        default_value = graph::INSTANCE_METADATA,
+        value_name = "URL"
+    )]
+    pub instance_metadata: String,
+
+    /// The same in an App Service, a Function or a Container App, which comes first where Azure sets it.
+    #[arg(long, env = "IDENTITY_ENDPOINT", value_name = "URL")]
+    pub identity_endpoint: Option<String>,
+
+    /// What a request to that must bear. Set by Azure, in the environment.
+    #[arg(long, env = "IDENTITY_HEADER", hide = true, value_parser = secret)]
+    pub identity_header: Option<SecretString>,
+}
+
+impl MachineSettings {
+    /// Who hands out the tokens.
+    pub fn machine(&self) -> Result<MachineIdentity, ConfigError> {
+        let machine = match (&self.identity_endpoint, &self.identity_header) {
+            (Some(endpoint), Some(header)) => {
+                MachineIdentity::app_service(endpoint, header.clone())
+            }
+            _ => MachineIdentity::instance_metadata(&self.instance_metadata),
+        };
+        machine.map_err(ConfigError::MachineIdentity)
+    }
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "as clap wants it")]
+fn secret(text: &str) -> Result<SecretString, std::convert::Infallible> {
+    Ok(SecretString::from(text))
+}
+
+fn login_root(given: Option<&LoginRoot>, graph: &GraphRoot) -> Result<LoginRoot, ConfigError> {
+    given.cloned().or_else(|| graph.login()).ok_or(ConfigError::NoLoginRoot)
+}
 
 /// Everything that can be set about `serve`.
 #[derive(Args, Clone, Debug)]
@@ -61,6 +157,9 @@ pub struct Settings {
     /// The Entra to get tokens from. [default: the one that belongs to the Graph root]
     #[arg(long, env = "ENGAGEMENT_BRIDGE_LOGIN_ROOT", value_name = "URL", value_parser = LoginRoot::parse)]
     pub login_root: Option<LoginRoot>,
+
+    #[command(flatten)]
+    pub machine: MachineSettings,
 
     /// Between registration and the first poll.
     #[arg(long, env = "ENGAGEMENT_BRIDGE_FIRST_POLL_AFTER", value_name = "DURATION", value_parser = span)]
@@ -110,6 +209,9 @@ pub struct Settings {
 
     #[command(flatten)]
     pub handshake: HandshakeSettings,
+
+    #[command(flatten)]
+    pub sign_in: SignInSettings,
 
     /// How long to wait before each attempt of a callback, separated with commas; as many attempts
     /// as entries.
@@ -169,6 +271,9 @@ pub struct Settings {
     )]
     pub requests_per_second: NonZeroU32,
 
+    #[command(flatten)]
+    pub access: AccessSettings,
+
     /// Operations of one caller that are being watched at the most.
     #[arg(
         long,
@@ -213,6 +318,8 @@ pub enum ConfigError {
     NoRoomBetween,
     #[error("--callback-schedule needs at least one entry, and none above 7 days")]
     Schedule,
+    #[error("managed identities have no place to get tokens from: see --instance-metadata")]
+    MachineIdentity(#[source] InvalidMachineIdentity),
     #[error("--login-root is needed for a Graph root that is none of Microsoft's")]
     NoLoginRoot,
     #[error(
@@ -220,6 +327,15 @@ pub enum ConfigError {
          know this bridge by"
     )]
     NoRequestOrigin,
+    #[error("--sign-in-client-id and --sign-in-tenants belong together: give both, or neither")]
+    SignIn,
+    #[error(
+        "give one of --sign-in-client-secret-file, {SIGN_IN_SECRET} and \
+         --sign-in-federated-token-file, and --sign-in-client-id with it"
+    )]
+    SignInProof,
+    #[error("--sign-in-tenants has room for {most}")]
+    TooManyTenants { most: usize },
     #[error("--callback-proxy is not one that callbacks can go through")]
     CallbackProxy(#[source] InvalidProxy),
     #[error("cannot read {path}")]
@@ -260,12 +376,18 @@ pub enum ConfigError {
 pub struct Sections {
     pub graph_root: GraphRoot,
     pub login_root: LoginRoot,
+    pub machine: MachineIdentity,
     /// Of a token that Graph refuses.
     pub shortest_service: Duration,
     pub operations: operation::Policy,
     pub callbacks: callback::Policy,
     /// What receivers are asked first, if anything.
     pub handshake: Option<Form>,
+    /// What a token of Entra must be like, if anybody signs in by one.
+    pub sign_in: Option<Rules>,
+    /// By what this API acts for users who have signed in.
+    pub api: Option<graph::ApiIdentity>,
+    pub pace_of_keys: Pace,
     pub lanes: lane::Policy,
     pub worker: worker::Settings,
     pub retention: Retention,
@@ -279,8 +401,7 @@ const GRAPHS_INTERVAL: Duration = Duration::from_secs(31);
 impl Settings {
     /// Checks what can be checked without touching anything.
     pub fn sections(&self) -> Result<Sections, ConfigError> {
-        let login_root = self.login_root.clone().or_else(|| self.graph_root.login());
-        let login_root = login_root.ok_or(ConfigError::NoLoginRoot)?;
+        let login_root = login_root(self.login_root.as_ref(), &self.graph_root)?;
         let worker = self.worker();
         worker.check()?;
         Ok(Sections {
@@ -288,11 +409,15 @@ impl Settings {
             operations: self.operations()?,
             callbacks: self.callbacks()?,
             handshake: self.handshake.form()?,
+            sign_in: self.sign_in.rules(&login_root)?,
+            pace_of_keys: self.pace_of_keys(),
+            api: self.sign_in.api()?,
             lanes: self.lanes(),
             worker,
             retention: Retention {
                 contents: self.keep_bodies,
                 operations: self.retention,
+                audit: self.access.keep_audit,
                 ..Retention::default()
             },
             limits: self.limits(),
@@ -302,6 +427,7 @@ impl Settings {
             },
             graph_root: self.graph_root.clone(),
             login_root,
+            machine: self.machine.machine()?,
         })
     }
 
@@ -362,6 +488,7 @@ impl Settings {
         let usual = api::Limits::default();
         api::Limits {
             requests_per_second: self.requests_per_second,
+            failed_attempts: self.access.failed_attempts,
             live_operations: self.live_operations,
             shortest_deadline: self.scaled(usual.shortest_deadline),
             ..usual
@@ -417,6 +544,11 @@ pub fn read_secret(path: &Path) -> Result<Option<Zeroizing<String>>, ConfigError
 /// The client secret for `connections add`, where the environment has it.
 pub fn client_secret() -> Option<Zeroizing<String>> {
     environment(CLIENT_SECRET).map(|secret| Zeroizing::new(secret.expose_secret().to_owned()))
+}
+
+/// The password of a PKCS#12 file for `connections`, where the environment has it.
+pub fn certificate_password() -> Option<SecretString> {
+    environment(CERTIFICATE_PASSWORD)
 }
 
 /// The signing secret for `verify`, where the environment has it.

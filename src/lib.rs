@@ -18,8 +18,10 @@
 //!   [`tls`] is what both trust.
 //! * [`worker`] acts: claims what is due, takes the step, commits what came of it. Beside that, little by
 //!   little, it sends again what was asked for in bulk, and forgets what has been at rest for long.
-//! * [`api`] listens: it stores and nudges. [`nudge`] is how it wakes the worker. [`handshake`] has
+//! * [`api`] listens: it stores and nudges. Who may do what is decided in one place (`api::access`), which
+//!   also has each change written to the audit log ([`store::AuditLog`]). [`nudge`] is how it wakes the worker. [`handshake`] has
 //!   receivers asked whether they want callbacks, where the operator wishes it.
+//! * [`sign_in`] lets people and apps in by a token of Microsoft Entra, in place of an API key.
 //! * [`provision`] sets up callers, for the API and the command line alike.
 //! * [`sandbox`] stands in for Graph and Entra where there is no tenant.
 //! * [`cli`] is the command line, one file for each command. [`config`] reads its settings.
@@ -34,6 +36,9 @@
 //!   reads a clock. Jitter is hashed, not drawn. So a replay of the same history is the same.
 //! * No state is kept in memory that a crash may not take: the next step is read off the store, and
 //!   a wake-up carries urgency, never content.
+//! * No change is made through the API that is not in the audit log already, but for registrations,
+//!   which are their own record. So an entry may tell of a change that was not made, and no change is
+//!   made that none tells of.
 //! * No commit takes effect without the newest claim of its step. No transaction is held while
 //!   anything outside is asked.
 //! * `graph` and `courier` know neither the store nor each other, and no error of theirs goes
@@ -76,6 +81,7 @@ pub mod provision;
 pub mod sandbox;
 pub mod serve;
 pub mod shutdown;
+pub mod sign_in;
 pub mod store;
 pub mod telemetry;
 pub mod tls;

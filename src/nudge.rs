@@ -14,11 +14,19 @@ pub struct Nudge {
     /// In milliseconds; until when the worker will not look by itself.
     asleep_until: AtomicI64,
     resend: Notify,
+    rekeying: Notify,
+    waking: Notify,
 }
 
 impl Default for Nudge {
     fn default() -> Self {
-        Self { wake: Notify::new(), asleep_until: AtomicI64::new(i64::MAX), resend: Notify::new() }
+        Self {
+            wake: Notify::new(),
+            asleep_until: AtomicI64::new(i64::MAX),
+            resend: Notify::new(),
+            rekeying: Notify::new(),
+            waking: Notify::new(),
+        }
     }
 }
 
@@ -44,6 +52,26 @@ impl Nudge {
     /// For the one who grants bulk resends.
     pub(crate) fn resend_asked(&self) -> Notified<'_> {
         self.resend.notified()
+    }
+
+    /// Looks for a change of master keys now.
+    pub fn rekeying(&self) {
+        self.rekeying.notify_one();
+    }
+
+    /// Looks for blocked operations to wake now.
+    pub fn waking(&self) {
+        self.waking.notify_one();
+    }
+
+    /// For the one who wakes blocked operations.
+    pub(crate) fn waking_asked(&self) -> Notified<'_> {
+        self.waking.notified()
+    }
+
+    /// For the one who seals anew.
+    pub(crate) fn rekeying_asked(&self) -> Notified<'_> {
+        self.rekeying.notified()
     }
 
     /// For the worker: to be called before it looks for work, so that no nudge falls between

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use secrecy::SecretString;
 
-use crate::api::new_api_key;
+use crate::api::NewKey;
 use crate::courier::SigningSecret;
 use crate::store::{CallerName, Directory, StoreError};
 
@@ -22,7 +22,7 @@ pub async fn add_caller(
     now: Timestamp,
 ) -> Result<Option<NewCaller>, StoreError> {
     let no_randomness = |error: anyhow::Error| StoreError::Unavailable(error);
-    let (api_key, key) = new_api_key(now).map_err(|error| no_randomness(error.into()))?;
+    let (api_key, key) = NewKey::FULL.draw(now).map_err(|error| no_randomness(error.into()))?;
     let signing_secret = SigningSecret::generate().map_err(|error| no_randomness(error.into()))?;
     if !directory.add_caller(&name, key, &signing_secret, now).await? {
         return Ok(None);

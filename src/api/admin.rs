@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::access::Operator;
-use super::body::{self, Params, Segment};
+use super::audit::Made;
+use super::body::{self, Params, Segment, Segments};
+use super::connections::proof::By;
 use super::connections::{self, NewConnection};
 use super::page::{next, page};
 use super::problem::{Kind, Problem, ProblemBody};
@@ -116,7 +118,7 @@ pub(super) async fn create_caller(
     State(api): State<Api>,
     Operator: Operator,
     body::Json(request): body::Json<Request>,
-) -> Result<(StatusCode, Json<Created>), Problem> {
+) -> Result<(StatusCode, Made, Json<Created>), Problem> {
     let name: CallerName = request.name.parse().map_err(|error: crate::store::InvalidName| {
         Problem::field("name", "invalid", error.to_string())
     })?;
@@ -125,7 +127,7 @@ pub(super) async fn create_caller(
         let detail = "There is a caller of that name.";
         return Err(Problem::with_detail(Kind::Conflict, detail));
     };
-    Ok((StatusCode::CREATED, Json(new.into())))
+    Ok((StatusCode::CREATED, Made(new.name.to_string()), Json(new.into())))
 }
 
 /// Makes an API key for a caller. It is shown this once.
@@ -136,10 +138,14 @@ pub(super) async fn create_caller(
     tag = "admin",
     security(("adminKey" = [])),
     params(("caller" = String, Path, description = "The caller's name")),
+    request_body = keys::Request,
     responses(
         (status = 201, description = "Made", body = keys::Created),
         Operator,
+        body::Json<keys::Request>,
         (status = 404, description = "There is no such caller", body = ProblemBody,
+            content_type = "application/problem+json"),
+        (status = 409, description = "The caller has as many as it may have", body = ProblemBody,
             content_type = "application/problem+json"),
     )
 )]
@@ -147,8 +153,58 @@ pub(super) async fn create_key(
     State(api): State<Api>,
     Operator: Operator,
     Segment(caller): Segment,
-) -> Result<(StatusCode, Json<keys::Created>), Problem> {
-    keys::add(&api, &known(&caller)?).await
+    body::Json(request): body::Json<keys::Request>,
+) -> Result<(StatusCode, Made, Json<keys::Created>), Problem> {
+    keys::add(&api, &known(&caller)?, request, &keys::Maker::OPERATOR).await
+}
+
+/// Lists a caller's API keys.
+#[utoipa::path(
+    get,
+    path = "/v1/admin/callers/{caller}/keys",
+    operation_id = "listCallerKeys",
+    tag = "admin",
+    security(("adminKey" = [])),
+    params(("caller" = String, Path, description = "The caller's name")),
+    responses(
+        (status = 200, description = "All of them", body = keys::Listed),
+        Operator,
+        (status = 404, description = "There is no such caller", body = ProblemBody,
+            content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn list_keys(
+    State(api): State<Api>,
+    Operator: Operator,
+    Segment(caller): Segment,
+) -> Result<Json<keys::Listed>, Problem> {
+    keys::listed(&api, &known(&caller)?).await
+}
+
+/// Revokes a caller's API key at once, as where it has leaked.
+#[utoipa::path(
+    delete,
+    path = "/v1/admin/callers/{caller}/keys/{id}",
+    operation_id = "revokeCallerKey",
+    tag = "admin",
+    security(("adminKey" = [])),
+    params(
+        ("caller" = String, Path, description = "The caller's name"),
+        ("id" = String, Path, description = "As the list has it"),
+    ),
+    responses(
+        (status = 204, description = "Revoked"),
+        Operator,
+        (status = 404, description = "There is no such caller, or it has no such key",
+            body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn revoke_key(
+    State(api): State<Api>,
+    Operator: Operator,
+    Segments((caller, id)): Segments<(String, String)>,
+) -> Result<StatusCode, Problem> {
+    keys::end(&api, &known(&caller)?, &id).await
 }
 
 /// Makes a new signing secret for a caller. The older ones sign beside it for the overlap. It is
@@ -176,7 +232,7 @@ pub(super) async fn rotate_secret(
     Operator: Operator,
     Segment(caller): Segment,
     body::Json(request): body::Json<secrets::Request>,
-) -> Result<(StatusCode, Json<secrets::Created>), Problem> {
+) -> Result<(StatusCode, Made, Json<secrets::Created>), Problem> {
     secrets::make(&api, &known(&caller)?, &request).await
 }
 
@@ -227,8 +283,8 @@ pub(super) async fn create_connection(
     Operator: Operator,
     Segment(caller): Segment,
     body::Json(request): body::Json<NewConnection>,
-) -> Result<(StatusCode, Json<connections::ConnectionView>), Problem> {
-    connections::add(&api, &known(&caller)?, request).await
+) -> Result<(StatusCode, Made, Json<connections::ConnectionView>), Problem> {
+    connections::add(&api, &known(&caller)?, request, By::Operator).await
 }
 
 fn known(caller: &str) -> Result<CallerName, Problem> {

@@ -80,6 +80,22 @@ impl<T> IntoResponses for Params<T> {
     }
 }
 
+/// Several of them, in their order.
+pub(super) struct Segments<T>(pub(super) T);
+
+impl<T, S> FromRequestParts<S> for Segments<T>
+where
+    T: DeserializeOwned + Send,
+    S: Send + Sync,
+{
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let segments = Path::<T>::from_request_parts(parts, state).await;
+        segments.map(|Path(texts)| Self(texts)).map_err(|_| Problem::new(Kind::NotFound))
+    }
+}
+
 impl<S: Send + Sync> FromRequestParts<S> for Segment {
     type Rejection = Problem;
 

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Api;
-use super::access::Caller;
+use super::access::{Caller, Manage, Read};
 use super::body::{self, Segment, word};
 use super::problem::{Kind, Problem, ProblemBody};
 use super::words::Format;
@@ -55,15 +55,15 @@ pub(super) struct Header {
     path = "/v1/callback-settings",
     operation_id = "inspectCallbackSettings",
     tag = "settings",
-    security(("apiKey" = [])),
+    security(("apiKey" = ["read"])),
     responses(
         (status = 200, description = "As they stand", body = Settings),
-        Caller,
+        Caller<Read>,
     )
 )]
 pub(super) async fn inspect(
     State(api): State<Api>,
-    Caller(caller): Caller,
+    Caller { name: caller, .. }: Caller<Read>,
 ) -> Result<Json<Settings>, Problem> {
     let found = api.directory.callback_settings(&caller).await?;
     let found = found.ok_or_else(|| Problem::new(Kind::NotFound))?;
@@ -77,17 +77,17 @@ pub(super) async fn inspect(
     path = "/v1/callback-settings",
     operation_id = "changeCallbackSettings",
     tag = "settings",
-    security(("apiKey" = [])),
+    security(("apiKey" = ["manage"])),
     request_body = Request,
     responses(
         (status = 204, description = "Changed"),
-        Caller,
+        Caller<Manage>,
         body::Json<Request>,
     )
 )]
 pub(super) async fn change(
     State(api): State<Api>,
-    Caller(caller): Caller,
+    Caller { name: caller, .. }: Caller<Manage>,
     body::Json(request): body::Json<Request>,
 ) -> Result<StatusCode, Problem> {
     let format = crate::courier::Format::from(request.format);
@@ -107,12 +107,12 @@ pub(super) async fn change(
     path = "/v1/callback-headers/{header}",
     operation_id = "setCallbackHeader",
     tag = "settings",
-    security(("apiKey" = [])),
+    security(("apiKey" = ["manage"])),
     params(("header" = String, Path, description = "The header's name, in whatever case")),
     request_body = Header,
     responses(
         (status = 204, description = "Set"),
-        Caller,
+        Caller<Manage>,
         body::Json<Header>,
         (status = 404, description = "What the path ends with is no text", body = ProblemBody,
             content_type = "application/problem+json"),
@@ -122,7 +122,7 @@ pub(super) async fn change(
 )]
 pub(super) async fn set_header(
     State(api): State<Api>,
-    Caller(caller): Caller,
+    Caller { name: caller, .. }: Caller<Manage>,
     Segment(name): Segment,
     body::Json(request): body::Json<Header>,
 ) -> Result<StatusCode, Problem> {
@@ -153,18 +153,18 @@ pub(super) async fn set_header(
     path = "/v1/callback-headers/{header}",
     operation_id = "removeCallbackHeader",
     tag = "settings",
-    security(("apiKey" = [])),
+    security(("apiKey" = ["manage"])),
     params(("header" = String, Path, description = "The header's name, in whatever case")),
     responses(
         (status = 204, description = "Removed"),
-        Caller,
+        Caller<Manage>,
         (status = 404, description = "You have no such header", body = ProblemBody,
             content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn remove_header(
     State(api): State<Api>,
-    Caller(caller): Caller,
+    Caller { name: caller, .. }: Caller<Manage>,
     Segment(name): Segment,
 ) -> Result<StatusCode, Problem> {
     let name = name.to_ascii_lowercase();

@@ -12,7 +12,7 @@ use utoipa::openapi::{ContentBuilder, ObjectBuilder, Paths, Required, ResponseBu
 use utoipa::{IntoParams, ToSchema};
 
 use super::Api;
-use super::access::Caller;
+use super::access::{Caller, Read};
 use super::body::Params;
 use super::operations::view::CallbackView;
 use super::page::{next, page};
@@ -72,17 +72,17 @@ pub(super) struct Listed {
     path = "/v1/callbacks",
     operation_id = "listCallbacks",
     tag = "callbacks",
-    security(("apiKey" = [])),
+    security(("apiKey" = ["read"])),
     params(Filter),
     responses(
         (status = 200, description = "A page of them", body = Listed),
-        Caller,
+        Caller<Read>,
         Params<Filter>,
     )
 )]
 pub(super) async fn list(
     State(api): State<Api>,
-    Caller(caller): Caller,
+    Caller { name: caller, .. }: Caller<Read>,
     Params(query): Params<Filter>,
 ) -> Result<Json<Listed>, Problem> {
     let state = query.state.map(|word| match word {

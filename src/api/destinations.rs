@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::Api;
-use super::access::Caller;
+use super::access::{Caller, Read, Register};
 use super::body::Params;
 use super::page::{next, page};
 use super::problem::{Kind, Problem, ProblemBody};
@@ -80,17 +80,17 @@ impl FromStr for Spelt {
     path = "/v1/destinations",
     operation_id = "listGoneDestinations",
     tag = "callbacks",
-    security(("apiKey" = [])),
+    security(("apiKey" = ["read"])),
     params(Filter),
     responses(
         (status = 200, description = "A page of them", body = Listed),
-        Caller,
+        Caller<Read>,
         Params<Filter>,
     )
 )]
 pub(super) async fn list(
     State(api): State<Api>,
-    Caller(caller): Caller,
+    Caller { name: caller, .. }: Caller<Read>,
     Params(query): Params<Filter>,
 ) -> Result<Json<Listed>, Problem> {
     let Page { after, limit } = page::<Spelt>(query.after.as_deref(), query.limit)?;
@@ -110,11 +110,11 @@ pub(super) async fn list(
     path = "/v1/destinations",
     operation_id = "bringDestinationBack",
     tag = "callbacks",
-    security(("apiKey" = [])),
+    security(("apiKey" = ["register"])),
     params(Named),
     responses(
         (status = 204, description = "It is not gone any more"),
-        Caller,
+        Caller<Register>,
         Params<Named>,
         (status = 404, description = "No such destination of yours is gone", body = ProblemBody,
             content_type = "application/problem+json"),
@@ -122,7 +122,7 @@ pub(super) async fn list(
 )]
 pub(super) async fn bring_back(
     State(api): State<Api>,
-    Caller(caller): Caller,
+    Caller { name: caller, .. }: Caller<Register>,
     Params(named): Params<Named>,
 ) -> Result<StatusCode, Problem> {
     let url = CallbackUrl::spelling_of(&named.url);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::Request;
+use axum::extract::{ConnectInfo, Request};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use hyper::service::{Service as _, service_fn};
@@ -61,8 +61,8 @@ impl Listener {
             loop {
                 // Taken first, so that what is beyond the bound waits in the kernel's queue.
                 let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
-                let stream = match self.socket.accept().await {
-                    Ok((stream, _)) => stream,
+                let (stream, peer) = match self.socket.accept().await {
+                    Ok(accepted) => accepted,
                     Err(error) => {
                         tracing::warn!(error = %error, "could not accept a connection");
                         tokio::time::sleep(AFTER_FAILURE).await;
@@ -70,7 +70,7 @@ impl Listener {
                     }
                 };
                 let headers = self.limits.headers;
-                let serving = serve_connection(stream, router.clone(), headers, stop.clone());
+                let serving = serve_connection(stream, peer, router.clone(), headers, stop.clone());
                 connections.spawn(async move {
                     serving.await;
                     drop(permit);
@@ -88,6 +88,7 @@ impl Listener {
 
 async fn serve_connection(
     stream: TcpStream,
+    peer: SocketAddr,
     router: Router,
     headers: Duration,
     stop: CancellationToken,
@@ -104,8 +105,9 @@ async fn serve_connection(
         .keep_alive_timeout(headers);
     let begun = CancellationToken::new();
     let service = TowerToHyperService::new(router);
-    let service = service_fn(|request| {
+    let service = service_fn(|mut request: hyper::Request<_>| {
         begun.cancel();
+        request.extensions_mut().insert(ConnectInfo(peer));
         service.call(request)
     });
     // hyper counts no time until it knows by which version of HTTP it is spoken to.

@@ -5,6 +5,7 @@
 
 mod access;
 mod admin;
+mod audit;
 mod body;
 mod callback_settings;
 mod callbacks;
@@ -12,14 +13,18 @@ mod connections;
 mod destinations;
 mod health;
 mod ids;
+mod key_uses;
 mod keys;
 mod listener;
+mod on_behalf_of;
 mod operations;
 mod page;
 mod problem;
 mod resends;
 mod secrets;
+mod sign_ins;
 mod signing_keys;
+mod vault;
 mod words;
 
 use std::num::NonZeroU32;
@@ -38,15 +43,20 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use self::on_behalf_of::Exchanges;
 use crate::clock::Clock;
 use crate::courier::Egress;
-use crate::graph::GraphRoot;
+use crate::graph::{Examiner, GraphRoot, OnBehalfOf};
 use crate::handshake::Handshakes;
 use crate::nudge::Nudge;
-use crate::store::{CallerName, Directory, KeyDigest, Store};
+use crate::sign_in::SignIn;
+use crate::store::{AuditLog, CallerName, Directory, KeyDigest, Safe, Store};
 use crate::{callback, operation};
 
-pub(crate) use access::{digest, new_api_key};
+use access::Attempts;
+pub use access::{ForwardedBy, Proxies};
+pub(crate) use access::{NewKey, digest, new_admin_key};
+pub use key_uses::KeyUses;
 pub use listener::{Listener, ListenerLimits};
 pub use problem::{FieldError, Kind, Problem};
 
@@ -55,7 +65,10 @@ pub use problem::{FieldError, Kind, Problem};
 pub struct Api {
     pub store: Arc<dyn Store>,
     pub directory: Arc<dyn Directory>,
+    pub safe: Arc<dyn Safe>,
     pub egress: Arc<Egress>,
+    /// Tries connections out.
+    pub examiner: Arc<dyn Examiner>,
     /// `None` where receivers need not be asked first.
     pub handshakes: Option<Arc<Handshakes>>,
     pub clock: Arc<dyn Clock>,
@@ -64,8 +77,15 @@ pub struct Api {
     pub graph_root: Arc<GraphRoot>,
     pub operations: Arc<operation::Policy>,
     pub callbacks: Arc<callback::Policy>,
+    pub audit: Arc<dyn AuditLog>,
     pub admin_key: KeyDigest,
     pub limits: Limits,
+    pub key_uses: Arc<KeyUses>,
+    proxies: Arc<Proxies>,
+    attempts: Arc<Attempts>,
+    /// Where people and apps sign in by tokens of Microsoft Entra.
+    sign_in: Option<Arc<SignIn>>,
+    exchanges: Option<Arc<Exchanges>>,
     pacer: Arc<Pacer>,
 }
 
@@ -80,6 +100,8 @@ pub struct Limits {
     pub request: Duration,
     /// Requests of one caller per second, with as many again in a burst.
     pub requests_per_second: NonZeroU32,
+    /// Wrong keys from one address per minute, with as many at once.
+    pub failed_attempts: NonZeroU32,
     /// Operations of one caller that are not at rest.
     pub live_operations: u64,
     pub default_deadline: Duration,
@@ -96,6 +118,7 @@ impl Default for Limits {
             body: 64 * 1024,
             request: Duration::from_secs(30),
             requests_per_second: NonZeroU32::new(1_000).unwrap_or(NonZeroU32::MIN),
+            failed_attempts: NonZeroU32::new(60).unwrap_or(NonZeroU32::MIN),
             live_operations: 100_000,
             default_deadline: Duration::from_hours(24),
             shortest_deadline: Duration::from_mins(1),
@@ -109,14 +132,19 @@ impl Default for Limits {
 pub struct Parts {
     pub store: Arc<dyn Store>,
     pub directory: Arc<dyn Directory>,
+    pub safe: Arc<dyn Safe>,
     pub egress: Arc<Egress>,
+    /// Tries connections out.
+    pub examiner: Arc<dyn Examiner>,
     pub handshakes: Option<Arc<Handshakes>>,
     pub clock: Arc<dyn Clock>,
     pub nudge: Arc<Nudge>,
     pub graph_root: GraphRoot,
     pub operations: operation::Policy,
     pub callbacks: callback::Policy,
+    pub audit: Arc<dyn AuditLog>,
     pub admin_key: KeyDigest,
+    pub proxies: Proxies,
     pub limits: Limits,
 }
 
@@ -128,17 +156,32 @@ impl Api {
         Self {
             store: parts.store,
             directory: parts.directory,
+            safe: parts.safe,
             egress: parts.egress,
+            examiner: parts.examiner,
             handshakes: parts.handshakes,
             clock: parts.clock,
             nudge: parts.nudge,
             graph_root: Arc::new(parts.graph_root),
             operations: Arc::new(parts.operations),
             callbacks: Arc::new(parts.callbacks),
+            audit: parts.audit,
             admin_key: parts.admin_key,
+            key_uses: Arc::default(),
+            proxies: Arc::new(parts.proxies),
+            attempts: Arc::new(Attempts::new(parts.limits.failed_attempts)),
             limits: parts.limits,
+            sign_in: None,
+            exchanges: None,
             pacer: Arc::new(pacer),
         }
+    }
+
+    /// The same, with a door for tokens of Microsoft Entra, and somebody to exchange those of users.
+    #[must_use]
+    pub fn with_sign_in(self, sign_in: Arc<SignIn>, authority: Arc<dyn OnBehalfOf>) -> Self {
+        let exchanges = Some(Arc::new(Exchanges::new(authority)));
+        Self { sign_in: Some(sign_in), exchanges, ..self }
     }
 
     /// Counts a request of `caller`, or says how long it has to wait.
@@ -195,12 +238,23 @@ pub fn router(api: Api) -> (Router, utoipa::openapi::OpenApi) {
         .routes(routes!(callback_settings::set_header, callback_settings::remove_header))
         .routes(routes!(connections::list, connections::create))
         .routes(routes!(connections::remove))
-        .routes(routes!(connections::replace_secret))
+        .routes(routes!(connections::proof::replace))
+        .routes(routes!(connections::examine::test))
         // Used by the operator and by the command line.
         .routes(routes!(admin::list_callers, admin::create_caller))
-        .routes(routes!(admin::create_key))
+        .routes(routes!(admin::list_keys, admin::create_key))
+        .routes(routes!(admin::revoke_key))
         .routes(routes!(admin::rotate_secret))
+        .routes(routes!(audit::list))
         .routes(routes!(admin::list_connections, admin::create_connection))
+        .routes(routes!(connections::proof::replace_as_operator))
+        .routes(routes!(connections::examine::test_as_operator))
+        .routes(routes!(connections::shares::list))
+        .routes(routes!(connections::shares::share, connections::shares::withdraw))
+        .routes(routes!(vault::inspect))
+        .routes(routes!(vault::rekey))
+        .routes(routes!(sign_ins::list, sign_ins::add))
+        .routes(routes!(sign_ins::remove))
         // Used by receivers.
         .routes(routes!(signing_keys::publish))
         .routes(routes!(resends::ask_as_operator))
@@ -224,6 +278,7 @@ pub fn router(api: Api) -> (Router, utoipa::openapi::OpenApi) {
         )
         .fallback(|| std::future::ready(Problem::new(Kind::NotFound)))
         .method_not_allowed_fallback(|| std::future::ready(Problem::new(Kind::MethodNotAllowed)))
+        .layer(middleware::from_fn_with_state(api.clone(), audit::complete))
         .layer(DefaultBodyLimit::max(limits.body))
         .layer(middleware::from_fn(move |request, next| {
             listener::within(limits.request, request, next)
@@ -237,6 +292,9 @@ fn describe_security(components: &mut Components) {
         let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer);
         SecurityScheme::Http(scheme.description(Some(description)).build())
     };
-    components.add_security_scheme("apiKey", bearer("One of the caller's API keys"));
+    components.add_security_scheme(
+        "apiKey",
+        bearer("One of the caller's API keys, with the scope that is named"),
+    );
     components.add_security_scheme("adminKey", bearer("The operator's admin key"));
 }

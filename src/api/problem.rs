@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa::openapi::header::HeaderBuilder;
@@ -27,6 +29,7 @@ pub enum Kind {
     MalformedBody,
     InvalidRequest,
     Unauthenticated,
+    Forbidden,
     NotFound,
     MethodNotAllowed,
     RequestTimeout,
@@ -36,15 +39,21 @@ pub enum Kind {
     IdempotencyKeyReused,
     TooManyOperations,
     TooManyRequests,
+    TooManyAttempts,
     Internal,
     StoreUnavailable,
+    InteractionRequired,
+    ConsentRequired,
+    OperatorMustAct,
+    AuthorityUnavailable,
 }
 
 impl Kind {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 20] = [
         Self::MalformedBody,
         Self::InvalidRequest,
         Self::Unauthenticated,
+        Self::Forbidden,
         Self::NotFound,
         Self::MethodNotAllowed,
         Self::RequestTimeout,
@@ -54,8 +63,13 @@ impl Kind {
         Self::IdempotencyKeyReused,
         Self::TooManyOperations,
         Self::TooManyRequests,
+        Self::TooManyAttempts,
         Self::Internal,
         Self::StoreUnavailable,
+        Self::InteractionRequired,
+        Self::ConsentRequired,
+        Self::OperatorMustAct,
+        Self::AuthorityUnavailable,
     ];
 
     fn row(self) -> (&'static str, StatusCode, &'static str) {
@@ -70,6 +84,9 @@ impl Kind {
             ),
             Self::Unauthenticated => {
                 ("unauthenticated", StatusCode::UNAUTHORIZED, "No valid key was given")
+            }
+            Self::Forbidden => {
+                ("forbidden", StatusCode::FORBIDDEN, "The key that was given is not for this")
             }
             Self::NotFound => {
                 ("not-found", StatusCode::NOT_FOUND, "There is nothing of yours at this address")
@@ -106,6 +123,29 @@ impl Kind {
             Self::TooManyRequests => {
                 ("too-many-requests", StatusCode::TOO_MANY_REQUESTS, "You are asking too often")
             }
+            Self::TooManyAttempts => (
+                "too-many-attempts",
+                StatusCode::TOO_MANY_REQUESTS,
+                "Too many wrong keys came from your address",
+            ),
+            Self::InteractionRequired => {
+                ("interaction-required", StatusCode::UNAUTHORIZED, "The user must sign in again")
+            }
+            Self::ConsentRequired => (
+                "consent-required",
+                StatusCode::FORBIDDEN,
+                "Consent is missing to act for the user",
+            ),
+            Self::OperatorMustAct => (
+                "operator-must-act",
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "The operator of the bridge must act",
+            ),
+            Self::AuthorityUnavailable => (
+                "authority-unavailable",
+                StatusCode::SERVICE_UNAVAILABLE,
+                "Microsoft Entra cannot be asked right now",
+            ),
             Self::Internal => {
                 ("internal", StatusCode::INTERNAL_SERVER_ERROR, "Something went wrong on our side")
             }
@@ -135,6 +175,8 @@ pub struct Problem {
     pub errors: Vec<FieldError>,
     /// In seconds.
     pub retry_after: Option<u32>,
+    /// What Entra wants of the user, as JSON: a claims challenge.
+    pub claims: Option<String>,
 }
 
 /// What is wrong with one part of the request.
@@ -179,7 +221,13 @@ pub(super) fn catalogue() -> Responses {
     for kind in Kind::ALL {
         let (name, _, title) = kind.row();
         let mut response = problem(title);
-        if matches!(kind, Kind::TooManyRequests | Kind::StoreUnavailable) {
+        if matches!(
+            kind,
+            Kind::TooManyRequests
+                | Kind::TooManyAttempts
+                | Kind::StoreUnavailable
+                | Kind::AuthorityUnavailable
+        ) {
             let seconds = ObjectBuilder::new().schema_type(Type::Integer);
             let when = HeaderBuilder::new().schema(Some(seconds));
             let when = when.description(Some("When to try again, in seconds"));
@@ -224,7 +272,7 @@ impl FieldError {
 
 impl Problem {
     pub fn new(kind: Kind) -> Self {
-        Self { kind, detail: None, errors: Vec::new(), retry_after: None }
+        Self { kind, detail: None, errors: Vec::new(), retry_after: None, claims: None }
     }
 
     pub fn with_detail(kind: Kind, detail: impl Into<Cow<'static, str>>) -> Self {
@@ -273,6 +321,17 @@ impl From<StoreError> for Problem {
     }
 }
 
+/// How to authenticate; with a claims challenge as Microsoft's client libraries read it
+/// (<https://learn.microsoft.com/entra/identity-platform/claims-challenge>).
+fn challenge(claims: Option<&str>) -> HeaderValue {
+    let plain = HeaderValue::from_static("Bearer");
+    let Some(claims) = claims else { return plain };
+    let claims = STANDARD.encode(claims);
+    let challenge =
+        format!("Bearer realm=\"\", error=\"insufficient_claims\", claims=\"{claims}\"");
+    HeaderValue::try_from(challenge).unwrap_or(plain)
+}
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let (_, status, title) = self.kind.row();
@@ -289,8 +348,8 @@ impl IntoResponse for Problem {
         if let Some(seconds) = self.retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
-        if self.kind == Kind::Unauthenticated {
-            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, challenge(self.claims.as_deref()));
         }
         response
     }

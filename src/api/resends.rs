@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::access::{Caller, Operator};
+use super::access::{Caller, Operator, Read, Register};
 use super::body::{self, Params, Segment};
 use super::page::{next, page};
 use super::problem::{Kind, Problem, ProblemBody};
@@ -161,14 +161,14 @@ pub(super) struct Listed {
     path = "/v1/callbacks/resend",
     operation_id = "resendCallbacks",
     tag = "callbacks",
-    security(("apiKey" = [])),
+    security(("apiKey" = ["register"])),
     request_body = Request,
     responses(
         (status = 202, description = "Under way from now on", body = View,
             headers(("Location" = String, description = "Where to look at it"))),
         (status = 200, description = "The same is under way already", body = View,
             headers(("Location" = String, description = "Where to look at it"))),
-        Caller,
+        Caller<Register>,
         body::Json<Request>,
         (status = 409, description = "You have as many under way as you may have",
             body = ProblemBody, content_type = "application/problem+json"),
@@ -176,7 +176,7 @@ pub(super) struct Listed {
 )]
 pub(super) async fn ask(
     State(api): State<Api>,
-    Caller(caller): Caller,
+    Caller { name: caller, .. }: Caller<Register>,
     body::Json(request): body::Json<Request>,
 ) -> Result<Response, Problem> {
     let wanted = request.read(Some(caller.clone()))?;
@@ -189,17 +189,17 @@ pub(super) async fn ask(
     path = "/v1/callbacks/resends",
     operation_id = "listBulkResends",
     tag = "callbacks",
-    security(("apiKey" = [])),
+    security(("apiKey" = ["read"])),
     params(Filter),
     responses(
         (status = 200, description = "A page of them", body = Listed),
-        Caller,
+        Caller<Read>,
         Params<Filter>,
     )
 )]
 pub(super) async fn list(
     State(api): State<Api>,
-    Caller(caller): Caller,
+    Caller { name: caller, .. }: Caller<Read>,
     Params(query): Params<Filter>,
 ) -> Result<Json<Listed>, Problem> {
     listed(&api, Some(&caller), &query).await
@@ -211,18 +211,18 @@ pub(super) async fn list(
     path = "/v1/callbacks/resends/{id}",
     operation_id = "inspectBulkResend",
     tag = "callbacks",
-    security(("apiKey" = [])),
+    security(("apiKey" = ["read"])),
     params(("id" = String, Path, description = "As the request for it answered it")),
     responses(
         (status = 200, description = "As it stands", body = View),
-        Caller,
+        Caller<Read>,
         (status = 404, description = "You have asked for no such thing", body = ProblemBody,
             content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn inspect(
     State(api): State<Api>,
-    Caller(caller): Caller,
+    Caller { name: caller, .. }: Caller<Read>,
     Segment(id): Segment,
 ) -> Result<Json<View>, Problem> {
     let resend = find(&api, &id).await?;

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Api;
-use super::access::Caller;
+use super::access::{Caller, Manage, Read};
+use super::audit::Made;
 use super::body::{self, Segment};
 use super::problem::{Kind, Problem, ProblemBody};
 use crate::courier::SigningSecret;
@@ -88,15 +89,15 @@ pub(super) struct Created {
     path = "/v1/signing-secrets",
     operation_id = "listSigningSecrets",
     tag = "settings",
-    security(("apiKey" = [])),
+    security(("apiKey" = ["read"])),
     responses(
         (status = 200, description = "All of them", body = Listed),
-        Caller,
+        Caller<Read>,
     )
 )]
 pub(super) async fn list(
     State(api): State<Api>,
-    Caller(caller): Caller,
+    Caller { name: caller, .. }: Caller<Read>,
 ) -> Result<Json<Listed>, Problem> {
     let live = api.directory.secrets(&caller, api.clock.now()).await?.unwrap_or_default();
     let view = |it: crate::store::SigningSecretSummary| SecretView {
@@ -114,11 +115,11 @@ pub(super) async fn list(
     path = "/v1/signing-secrets",
     operation_id = "rotateSigningSecret",
     tag = "settings",
-    security(("apiKey" = [])),
+    security(("apiKey" = ["manage"])),
     request_body = Request,
     responses(
         (status = 201, description = "Made", body = Created),
-        Caller,
+        Caller<Manage>,
         body::Json<Request>,
         (status = 409, description = "Too many live secrets", body = ProblemBody,
             content_type = "application/problem+json"),
@@ -126,9 +127,9 @@ pub(super) async fn list(
 )]
 pub(super) async fn rotate(
     State(api): State<Api>,
-    Caller(caller): Caller,
+    Caller { name: caller, .. }: Caller<Manage>,
     body::Json(request): body::Json<Request>,
-) -> Result<(StatusCode, Json<Created>), Problem> {
+) -> Result<(StatusCode, Made, Json<Created>), Problem> {
     make(&api, &caller, &request).await
 }
 
@@ -137,7 +138,7 @@ pub(super) async fn make(
     api: &Api,
     caller: &CallerName,
     request: &Request,
-) -> Result<(StatusCode, Json<Created>), Problem> {
+) -> Result<(StatusCode, Made, Json<Created>), Problem> {
     let rotation = request.check(api.clock.now())?;
     let secret = SigningSecret::generate().map_err(no_randomness)?;
     let id = match api.directory.rotate_secret(caller, &secret, rotation).await? {
@@ -151,7 +152,7 @@ pub(super) async fn make(
     tracing::info!(caller = %caller, secret = id, "rotated the signing secret of {caller}");
     let secret = secret.expose().to_string();
     let created = Created { id, secret, older_until: rotation.older_until.to_string() };
-    Ok((StatusCode::CREATED, Json(created)))
+    Ok((StatusCode::CREATED, Made(id.to_string()), Json(created)))
 }
 
 pub(super) fn no_randomness(error: getrandom::Error) -> Problem {
@@ -165,11 +166,11 @@ pub(super) fn no_randomness(error: getrandom::Error) -> Problem {
     path = "/v1/signing-secrets/{id}",
     operation_id = "revokeSigningSecret",
     tag = "settings",
-    security(("apiKey" = [])),
+    security(("apiKey" = ["manage"])),
     params(("id" = u32, Path, minimum = 1, description = "As the list has it")),
     responses(
         (status = 204, description = "Revoked"),
-        Caller,
+        Caller<Manage>,
         (status = 404, description = "You have no such live secret", body = ProblemBody,
             content_type = "application/problem+json"),
         (status = 409, description = "It is the newest one", body = ProblemBody,
@@ -178,7 +179,7 @@ pub(super) fn no_randomness(error: getrandom::Error) -> Problem {
 )]
 pub(super) async fn revoke(
     State(api): State<Api>,
-    Caller(caller): Caller,
+    Caller { name: caller, .. }: Caller<Manage>,
     Segment(id): Segment,
 ) -> Result<StatusCode, Problem> {
     let not_found = || Problem::new(Kind::NotFound);

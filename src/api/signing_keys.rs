@@ -9,7 +9,8 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::Api;
-use super::access::Caller;
+use super::access::{Caller, Manage, Read};
+use super::audit::Made;
 use super::body::{self, Segment};
 use super::problem::{Kind, Problem, ProblemBody, documented};
 use super::secrets::{MOST_LIVE, Request, no_randomness};
@@ -78,15 +79,15 @@ impl From<SigningKeySummary> for KeyView {
     path = "/v1/signing-keys",
     operation_id = "listSigningKeys",
     tag = "settings",
-    security(("apiKey" = [])),
+    security(("apiKey" = ["read"])),
     responses(
         (status = 200, description = "All of them", body = Listed),
-        Caller,
+        Caller<Read>,
     )
 )]
 pub(super) async fn list(
     State(api): State<Api>,
-    Caller(caller): Caller,
+    Caller { name: caller, .. }: Caller<Read>,
 ) -> Result<Json<Listed>, Problem> {
     let live = api.directory.signing_keys(&caller, api.clock.now()).await?.unwrap_or_default();
     Ok(Json(Listed { signing_keys: live.into_iter().map(KeyView::from).collect() }))
@@ -100,11 +101,11 @@ pub(super) async fn list(
     path = "/v1/signing-keys",
     operation_id = "rotateSigningKey",
     tag = "settings",
-    security(("apiKey" = [])),
+    security(("apiKey" = ["manage"])),
     request_body = Request,
     responses(
         (status = 201, description = "Made", body = Created),
-        Caller,
+        Caller<Manage>,
         body::Json<Request>,
         (status = 409, description = "Too many live keys", body = ProblemBody,
             content_type = "application/problem+json"),
@@ -112,9 +113,9 @@ pub(super) async fn list(
 )]
 pub(super) async fn rotate(
     State(api): State<Api>,
-    Caller(caller): Caller,
+    Caller { name: caller, .. }: Caller<Manage>,
     body::Json(request): body::Json<Request>,
-) -> Result<(StatusCode, Json<Created>), Problem> {
+) -> Result<(StatusCode, Made, Json<Created>), Problem> {
     let rotation = request.check(api.clock.now())?;
     let key = SigningKey::generate().map_err(no_randomness)?;
     let id = match api.directory.rotate_signing_key(&caller, &key, rotation).await? {
@@ -127,7 +128,8 @@ pub(super) async fn rotate(
     };
     tracing::info!(caller = %caller, key = id, "made signing key {id} of {caller}");
     let (public_key, older_until) = (key.public().to_string(), rotation.older_until.to_string());
-    Ok((StatusCode::CREATED, Json(Created { id, public_key, older_until })))
+    let created = Created { id, public_key, older_until };
+    Ok((StatusCode::CREATED, Made(id.to_string()), Json(created)))
 }
 
 /// Stops a signing key at once. The newest one only where it is the only one: callbacks are then
@@ -137,11 +139,11 @@ pub(super) async fn rotate(
     path = "/v1/signing-keys/{id}",
     operation_id = "revokeSigningKey",
     tag = "settings",
-    security(("apiKey" = [])),
+    security(("apiKey" = ["manage"])),
     params(("id" = u32, Path, minimum = 1, description = "As the list has it")),
     responses(
         (status = 204, description = "Revoked"),
-        Caller,
+        Caller<Manage>,
         (status = 404, description = "You have no such live key", body = ProblemBody,
             content_type = "application/problem+json"),
         (status = 409, description = "It is the newest one, and older ones are live",
@@ -150,7 +152,7 @@ pub(super) async fn rotate(
 )]
 pub(super) async fn revoke(
     State(api): State<Api>,
-    Caller(caller): Caller,
+    Caller { name: caller, .. }: Caller<Manage>,
     Segment(id): Segment,
 ) -> Result<StatusCode, Problem> {
     let not_found = || Problem::new(Kind::NotFound);

@@ -22,14 +22,15 @@ use serde_json::Value;
 
 use crate::api::{self, Api};
 use crate::clock::{Clock, SystemClock};
-use crate::config::{Database, DatabaseSettings};
+use crate::config::{Database, DatabaseSettings, GraphSettings};
 use crate::courier::Egress;
 use crate::courier::egress::Rules;
-use crate::graph::GraphRoot;
-use crate::names::{Names, SystemNames};
+use crate::graph::{self, HttpGraph};
+use crate::names::{Names, SystemNames, Unguarded};
 use crate::nudge::Nudge;
-use crate::serve::Opened;
+use crate::serve::{self, Opened};
 use crate::store::sqlite::holder;
+use crate::worker::Rekeyer;
 use crate::{callback, lane, operation, tls};
 
 /// How long a running bridge may take to answer.
@@ -45,7 +46,7 @@ pub(super) struct Desk {
 
 enum Clerk {
     /// The database is open here.
-    Here(axum::Router),
+    Here { router: axum::Router, opened: Opened, nudge: Arc<Nudge> },
     /// A running bridge has it open.
     There { client: reqwest::Client, address: SocketAddr },
 }
@@ -53,20 +54,37 @@ enum Clerk {
 impl Desk {
     /// Opens the database, made new if there is none, or finds the process that has it open.
     pub(super) async fn open(settings: &DatabaseSettings) -> anyhow::Result<Self> {
+        Self::open_asking(settings, &GraphSettings::usual()?).await
+    }
+
+    /// The same, for requests that have Graph asked: where the database is opened here, as `graph` says.
+    pub(super) async fn open_asking(
+        settings: &DatabaseSettings,
+        graph: &GraphSettings,
+    ) -> anyhow::Result<Self> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         if let Database::File(path) = &settings.database
             && let Some(address) = holder(path)
         {
             let clerk = Clerk::There { client: client(PATIENCE)?, address: reachable(address) };
-            let admin_key = settings.admin_key(clock.as_ref())?;
+            let admin_key = settings.admin_key()?;
             return Ok(Self { clerk, admin_key, is_alone: false });
         }
         let names: Arc<dyn Names> = Arc::new(SystemNames::default());
         let opened = Opened::open(settings, lane::Policy::default(), Arc::clone(&names)).await?;
-        let admin_key = settings.admin_key(clock.as_ref())?;
-        let clerk = Clerk::Here(api_of(&opened, &admin_key, names, clock)?);
+        let admin_key = settings.admin_key()?;
+        let nudge = Arc::new(Nudge::default());
+        let router = api_of(&opened, &admin_key, names, clock, graph, Arc::clone(&nudge))?;
+        let clerk = Clerk::Here { router, opened, nudge };
         let is_alone = matches!(settings.database, Database::File(_));
         Ok(Self { clerk, admin_key, is_alone })
+    }
+
+    /// Who seals anew what is in the database, where that is open here.
+    pub(super) fn rekeyer(&self) -> Option<Rekeyer> {
+        let Clerk::Here { opened, nudge, .. } = &self.clerk else { return None };
+        let (safe, clock) = (opened.safe(), opened.clock());
+        Some(Rekeyer { safe, clock, nudge: Arc::clone(nudge) })
     }
 
     /// Makes a request of the API, and reads its answer.
@@ -76,8 +94,28 @@ impl Desk {
         path: &str,
         body: Option<&Value>,
     ) -> anyhow::Result<T> {
+        let bytes = self.send(method, path, body).await?;
+        serde_json::from_slice(&bytes).context("the API's answer is not as expected")
+    }
+
+    /// Makes a request of the API that is answered by nothing but success.
+    pub(super) async fn tell(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> anyhow::Result<()> {
+        self.send(method, path, body).await.map(drop)
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> anyhow::Result<Bytes> {
         let (status, bytes) = match &self.clerk {
-            Clerk::Here(router) => self.ask_here(router, method, path, body).await?,
+            Clerk::Here { router, .. } => self.ask_here(router, method, path, body).await?,
             Clerk::There { client, address } => {
                 let url = format!("http://{address}{path}");
                 let request =
@@ -95,7 +133,7 @@ impl Desk {
         if !status.is_success() {
             return Err(refusal(status, &bytes));
         }
-        serde_json::from_slice(&bytes).context("the API's answer is not as expected")
+        Ok(bytes)
     }
 
     async fn ask_here(
@@ -124,18 +162,36 @@ fn api_of(
     admin_key: &SecretString,
     names: Arc<dyn Names>,
     clock: Arc<dyn Clock>,
+    graph: &GraphSettings,
+    nudge: Arc<Nudge>,
 ) -> anyhow::Result<axum::Router> {
+    let asking = graph::Settings {
+        root: graph.graph_root.clone(),
+        login: graph.login()?,
+        // Nobody signs in at a desk.
+        api: None,
+        machine: graph.machine.machine()?,
+        tls: serve::tls(graph.ca_file.as_deref())?,
+        resolver: Some(Arc::new(Unguarded(Arc::clone(&names)))),
+        deadlines: graph::Deadlines::default(),
+        shortest_service: graph::SHORTEST_SERVICE,
+    };
+    let examiner = Arc::new(HttpGraph::new(asking, Arc::clone(&clock))?);
     let (router, _) = api::router(Api::new(api::Parts {
         store: opened.store(),
         directory: opened.directory(),
+        safe: opened.safe(),
         egress: Arc::new(Egress::new(Rules::default(), names, Arc::clone(&clock))),
+        examiner,
         handshakes: None,
         clock,
-        nudge: Arc::new(Nudge::default()),
-        graph_root: GraphRoot::parse("https://graph.microsoft.com")?,
+        nudge,
+        graph_root: graph.graph_root.clone(),
         operations: operation::Policy::default(),
         callbacks: callback::Policy::default(),
+        audit: opened.audit(),
         admin_key: api::digest(admin_key),
+        proxies: api::Proxies::default(),
         limits: api::Limits::default(),
     }));
     Ok(router)

@@ -1,5 +1,7 @@
 //! The command line: one file for each command.
 
+mod audit;
+mod backup;
 mod callbacks;
 mod callers;
 mod check_url;
@@ -13,6 +15,7 @@ mod output;
 mod sandbox;
 mod serve;
 mod settings;
+mod vault;
 mod verify;
 
 use std::process::ExitCode;
@@ -50,13 +53,16 @@ enum Command {
     Demo(demo::Arguments),
     Sandbox(sandbox::Arguments),
     Callers(callers::Arguments),
-    Connections(connections::Arguments),
+    Connections(Box<connections::Arguments>),
     Callbacks(callbacks::Arguments),
+    Audit(audit::Arguments),
+    Vault(vault::Arguments),
     CheckUrl(Box<check_url::Arguments>),
     Verify(verify::Arguments),
     Healthcheck(healthcheck::Arguments),
     Migrate(migrate::Arguments),
     Copy(Box<copy::Arguments>),
+    Backup(backup::Arguments),
     /// List every setting of `serve` as a Markdown table.
     Settings,
 }
@@ -92,10 +98,13 @@ impl Cli {
             | Command::Callers(_)
             | Command::Connections(_)
             | Command::Callbacks(_)
+            | Command::Audit(_)
+            | Command::Vault(_)
             | Command::CheckUrl(_)
             | Command::Verify(_)
             | Command::Healthcheck(_)
             | Command::Migrate(_)
+            | Command::Backup(_)
             | Command::Settings => "warn",
         };
         telemetry::init(&self.logs, usual_logs)?;
@@ -106,13 +115,16 @@ impl Cli {
                 Command::Demo(arguments) => demo::run(arguments).await,
                 Command::Sandbox(arguments) => sandbox::run(arguments).await,
                 Command::Callers(arguments) => callers::run(arguments).await,
-                Command::Connections(arguments) => connections::run(arguments).await,
+                Command::Connections(arguments) => connections::run(*arguments).await,
                 Command::Callbacks(arguments) => callbacks::run(arguments).await,
+                Command::Audit(arguments) => audit::run(arguments).await,
+                Command::Vault(arguments) => vault::run(arguments).await,
                 Command::CheckUrl(arguments) => check_url::run(*arguments).await,
                 Command::Verify(arguments) => verify::run(arguments),
                 Command::Healthcheck(arguments) => healthcheck::run(arguments).await,
                 Command::Migrate(arguments) => migrate::run(arguments).await,
                 Command::Copy(arguments) => copy::run(*arguments).await,
+                Command::Backup(arguments) => backup::run(arguments).await,
                 Command::Settings => settings::run(),
             }
         })

@@ -8,9 +8,8 @@ use clap::Args;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{ConfigError, environment, read_secret};
-use crate::api::new_api_key;
-use crate::clock::Clock;
-use crate::vault::MasterKey;
+use crate::api::new_admin_key;
+use crate::vault::{MasterKey, MasterKeys};
 
 pub(super) const MASTER_KEY: &str = "ENGAGEMENT_BRIDGE_MASTER_KEY";
 const ADMIN_KEY: &str = "ENGAGEMENT_BRIDGE_ADMIN_KEY";
@@ -52,8 +51,9 @@ pub struct DatabaseSettings {
     pub database: Database,
 
     /// A file with the key that secrets in the database are sealed under: 32 bytes in base64. Or
-    /// give the key itself in `ENGAGEMENT_BRIDGE_MASTER_KEY`. [default: made at first start, beside
-    /// the database]
+    /// give the key itself in `ENGAGEMENT_BRIDGE_MASTER_KEY`. Of several, one to a line or with commas
+    /// between, the first seals and all of them open: see `vault rekey`. [default: made at first start,
+    /// beside the database]
     #[arg(long, env = "ENGAGEMENT_BRIDGE_MASTER_KEY_FILE", value_name = "PATH")]
     pub master_key_file: Option<PathBuf>,
 
@@ -64,8 +64,8 @@ pub struct DatabaseSettings {
 }
 
 impl DatabaseSettings {
-    /// The master key: as given, or the one beside the database, made at first start.
-    pub fn master_key(&self) -> Result<MasterKey, ConfigError> {
+    /// The master keys: as given, or the one beside the database, made at first start.
+    pub fn master_keys(&self) -> Result<MasterKeys, ConfigError> {
         if let Some(key) = environment(MASTER_KEY) {
             let malformed = |source| ConfigError::MasterKey { from: MASTER_KEY.to_owned(), source };
             return key.expose_secret().parse().map_err(malformed);
@@ -97,11 +97,11 @@ impl DatabaseSettings {
         })?;
         write_secret(&path, &key.expose())?;
         tracing::info!(path = %path.display(), "made a master key: keep a copy of it apart from the database");
-        Ok(key)
+        Ok(key.into())
     }
 
     /// The admin key: as given, or the one beside the database, made at first start.
-    pub fn admin_key(&self, clock: &dyn Clock) -> Result<SecretString, ConfigError> {
+    pub fn admin_key(&self) -> Result<SecretString, ConfigError> {
         let checked = |text: &str, from: String| {
             let text = text.trim();
             let fits = (16..=256).contains(&text.len());
@@ -123,7 +123,7 @@ impl DatabaseSettings {
             let source = io::Error::from(io::ErrorKind::NotFound);
             return Err(ConfigError::Unreadable { path, source });
         }
-        let (key, _) = new_api_key(clock.now()).map_err(ConfigError::NoRandomness)?;
+        let key = new_admin_key().map_err(ConfigError::NoRandomness)?;
         write_secret(&path, key.expose_secret())?;
         tracing::info!(path = %path.display(), "made an admin key");
         Ok(key)

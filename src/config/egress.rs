@@ -155,7 +155,7 @@ impl EgressSettings {
 
 /// Reads a network, or an address for the network of itself alone. Refuses what would hold another
 /// spelling of IPv4 addresses, and not themselves: it would open nothing, and close nearly nothing.
-fn network(text: &str) -> Result<IpNet, String> {
+pub(super) fn network(text: &str) -> Result<IpNet, String> {
     let text = text.trim();
     let network = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
     let network: IpNet =

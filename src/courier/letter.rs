@@ -8,7 +8,9 @@
 //! ```
 //!
 //! The notice `engagementAsyncOperation.credentialNeeded` has `reason` in the place of `outcome`, and
-//! `engagementAsyncOperation.running` has neither. In the other formats the same parts are elsewhere:
+//! `until`, when waiting for a credential ends; `engagementAsyncOperation.unauthorized` has both `outcome`
+//! and `reason`, and `engagementAsyncOperation.running` has none. In the other formats the same parts are
+//! elsewhere:
 //!
 //! | | `envelope` | `operation` | `cloudEvents` |
 //! |---|---|---|---|
@@ -27,7 +29,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::callback::CallbackId;
-use crate::operation::{OperationId, Owed};
+use crate::operation::{OperationId, Owed, Refusal};
 
 pub use format::{FixedHeaders, Format};
 pub use trace::Trace;
@@ -57,6 +59,20 @@ pub struct Tracking<'a> {
     pub registered_at: Timestamp,
     /// The connection that Graph was asked by; `None` where a token was handed in.
     pub connection: Option<&'a str>,
+    /// Why there is no credential, where that is so.
+    pub refusal: Option<Refusal>,
+    /// When waiting for a credential ends, while it is waited for.
+    pub blocked_until: Option<Timestamp>,
+}
+
+/// What a callback says about how it ended, or what is to be done.
+#[derive(Default)]
+struct Ending {
+    outcome: Option<&'static str>,
+    /// Why a credential is needed, or was not to be had.
+    reason: Option<&'static str>,
+    /// When waiting for a credential ends.
+    until: Option<String>,
 }
 
 /// A callback as it goes into every attempt.
@@ -84,6 +100,8 @@ struct TrackingBody<'a> {
     outcome: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    until: Option<String>,
     polls: u32,
     registered_at: String,
     connection: Option<&'a str>,
@@ -110,6 +128,8 @@ struct CloudEvent<'a> {
     outcome: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    until: Option<String>,
     polls: u32,
     registeredat: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -155,7 +175,7 @@ fn json(body: &impl Serialize) -> Bytes {
 
 fn envelope<'a>(letter: &Letter<'a>) -> Envelope<'a> {
     let tracking = &letter.tracking;
-    let (outcome, reason) = ending(letter.owed);
+    let Ending { outcome, reason, until } = ending(letter);
     Envelope {
         kind: kind(letter.owed),
         timestamp: letter.at.to_string(),
@@ -165,6 +185,7 @@ fn envelope<'a>(letter: &Letter<'a>) -> Envelope<'a> {
             client_state: tracking.client_state,
             outcome,
             reason,
+            until,
             polls: tracking.polls,
             registered_at: tracking.registered_at.to_string(),
             connection: tracking.connection,
@@ -174,7 +195,7 @@ fn envelope<'a>(letter: &Letter<'a>) -> Envelope<'a> {
 
 fn cloud_event<'a>(letter: &Letter<'a>) -> CloudEvent<'a> {
     let tracking = &letter.tracking;
-    let (outcome, reason) = ending(letter.owed);
+    let Ending { outcome, reason, until } = ending(letter);
     let data = raw(letter.data);
     CloudEvent {
         specversion: "1.0",
@@ -187,6 +208,7 @@ fn cloud_event<'a>(letter: &Letter<'a>) -> CloudEvent<'a> {
         clientstate: tracking.client_state,
         outcome,
         reason,
+        until,
         polls: tracking.polls,
         registeredat: tracking.registered_at.to_string(),
         connection: tracking.connection,
@@ -196,7 +218,7 @@ fn cloud_event<'a>(letter: &Letter<'a>) -> CloudEvent<'a> {
 
 fn add_tracking(headers: &mut FixedHeaders, letter: &Letter<'_>) {
     let tracking = &letter.tracking;
-    let (outcome, reason) = ending(letter.owed);
+    let Ending { outcome, reason, until } = ending(letter);
     headers.add("bridge-type", &kind(letter.owed));
     headers.add("bridge-timestamp", &letter.at.to_string());
     headers.add("bridge-operation", &tracking.operation.to_string());
@@ -206,6 +228,7 @@ fn add_tracking(headers: &mut FixedHeaders, letter: &Letter<'_>) {
         ("bridge-client-state", tracking.client_state),
         ("bridge-outcome", outcome),
         ("bridge-reason", reason),
+        ("bridge-until", until.as_deref()),
         ("bridge-polls", Some(polls.as_str())),
         ("bridge-registered-at", Some(&registered_at)),
         ("bridge-connection", tracking.connection),
@@ -220,12 +243,18 @@ fn kind(owed: Owed) -> String {
     format!("engagementAsyncOperation.{}", owed.as_str())
 }
 
-/// The outcome that is told, or why a credential is needed.
-fn ending(owed: Owed) -> (Option<&'static str>, Option<&'static str>) {
-    match owed {
-        Owed::Final(outcome) => (Some(outcome.as_str()), None),
-        Owed::CredentialNeeded(refusal) => (None, Some(refusal.as_str())),
-        Owed::Running => (None, None),
+fn ending(letter: &Letter<'_>) -> Ending {
+    let reason = letter.tracking.refusal.map(Refusal::as_str);
+    match letter.owed {
+        Owed::Final(outcome) => {
+            Ending { outcome: Some(outcome.as_str()), reason, ..Ending::default() }
+        }
+        Owed::CredentialNeeded(refusal) => Ending {
+            reason: Some(refusal.as_str()),
+            until: letter.tracking.blocked_until.map(|at| at.to_string()),
+            ..Ending::default()
+        },
+        Owed::Running => Ending::default(),
     }
 }
 

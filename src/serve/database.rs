@@ -16,7 +16,7 @@ use crate::names::Names;
 use crate::nudge::Nudge;
 use crate::store::postgres::{Address, PostgresStore};
 use crate::store::sqlite::SqliteStore;
-use crate::store::{Directory, Store};
+use crate::store::{AuditLog, Directory, Safe, Store};
 use crate::tls;
 use crate::vault::Vault;
 
@@ -33,7 +33,7 @@ impl Opened {
         lanes: lane::Policy,
         names: Arc<dyn Names>,
     ) -> anyhow::Result<Self> {
-        let vault = Vault::new(&settings.master_key()?);
+        let vault = Vault::with(&settings.master_keys()?);
         match &settings.database {
             Database::File(path) => {
                 let path = path.clone();
@@ -65,6 +65,20 @@ impl Opened {
         match self {
             Self::File { store, .. } => Arc::clone(store) as Arc<dyn Directory>,
             Self::Server { store, .. } => Arc::clone(store) as Arc<dyn Directory>,
+        }
+    }
+
+    pub(crate) fn audit(&self) -> Arc<dyn AuditLog> {
+        match self {
+            Self::File { store, .. } => Arc::clone(store) as Arc<dyn AuditLog>,
+            Self::Server { store, .. } => Arc::clone(store) as Arc<dyn AuditLog>,
+        }
+    }
+
+    pub(crate) fn safe(&self) -> Arc<dyn Safe> {
+        match self {
+            Self::File { store, .. } => Arc::clone(store) as Arc<dyn Safe>,
+            Self::Server { store, .. } => Arc::clone(store) as Arc<dyn Safe>,
         }
     }
 

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::database::{Opened, server};
-use crate::api::{self, Api, Listener};
+use crate::api::{self, Api, KeyUses, Listener};
 use crate::clock::Clock;
 use crate::config::{ConfigError, EgressSettings, Sections, Settings};
 use crate::courier::{Egress, HttpCourier, HttpGreeter, ProxyWay};
@@ -22,8 +22,9 @@ use crate::names::{Names, SystemNames, Unguarded};
 use crate::nudge::Nudge;
 use crate::operation::after;
 use crate::shutdown::Shutdown;
+use crate::sign_in::SignIn;
 use crate::tls;
-use crate::worker::{Crowds, Resender, Worker, forget_what_rests};
+use crate::worker::{Crowds, Rekeyer, Resender, Waker, Worker, forget_what_rests, warn_of_expiry};
 
 /// A bridge that is bound to its address and ready to run.
 pub struct Bridge {
@@ -32,8 +33,10 @@ pub struct Bridge {
     router: axum::Router,
     worker: Arc<Worker>,
     handshakes: Option<Arc<Handshakes>>,
+    sign_in: Option<Arc<SignIn>>,
     opened: Arc<Opened>,
     nudge: Arc<Nudge>,
+    key_uses: Arc<KeyUses>,
     sections: Sections,
     grace: std::time::Duration,
 }
@@ -56,7 +59,7 @@ impl Bridge {
         let opened = Opened::open(&settings.database, lanes, Arc::clone(&names)).await?;
         let opened = Arc::new(opened);
         let (store, directory, clock) = (opened.store(), opened.directory(), opened.clock());
-        let admin_key = settings.database.admin_key(clock.as_ref())?;
+        let admin_key = settings.database.admin_key()?;
 
         let tls = tls(settings.ca_file.as_deref())?;
         let egress = Arc::new(egress(&settings.egress, Arc::clone(&names), Arc::clone(&clock)));
@@ -76,17 +79,23 @@ impl Bridge {
         let asking = graph::Settings {
             root: sections.graph_root.clone(),
             login: sections.login_root.clone(),
+            api: sections.api.clone(),
+            machine: sections.machine.clone(),
             tls,
             resolver: Some(Arc::new(Unguarded(names))),
             deadlines: graph::Deadlines::default(),
             shortest_service: sections.shortest_service,
         };
-        let graph = HttpGraph::new(asking, Arc::clone(&clock))?;
+        let graph = Arc::new(HttpGraph::new(asking, Arc::clone(&clock))?);
+        let sign_in = sections.sign_in.clone().map(|rules| {
+            let authority: Arc<dyn graph::Authority> = Arc::clone(&graph) as _;
+            Arc::new(SignIn::new(rules, authority, sections.pace_of_keys))
+        });
 
         let nudge = Arc::new(Nudge::default());
         let worker = Arc::new(Worker {
             store: Arc::clone(&store),
-            graph: Arc::new(graph),
+            graph: Arc::clone(&graph) as _,
             courier: Arc::new(courier),
             clock: Arc::clone(&clock),
             nudge: Arc::clone(&nudge),
@@ -94,19 +103,29 @@ impl Bridge {
             callbacks: sections.callbacks.clone(),
             settings: sections.worker.clone(),
         });
-        let (router, _) = api::router(Api::new(api::Parts {
+        let api = Api::new(api::Parts {
             store,
             directory,
+            safe: opened.safe(),
             egress,
+            examiner: Arc::clone(&graph) as _,
             handshakes: handshakes.clone(),
             clock,
             nudge: Arc::clone(&nudge),
             graph_root: sections.graph_root.clone(),
             operations: sections.operations.clone(),
             callbacks: sections.callbacks.clone(),
+            audit: opened.audit(),
             admin_key: api::digest(&admin_key),
+            proxies: settings.access.proxies(),
             limits: sections.limits.clone(),
-        }));
+        });
+        let key_uses = Arc::clone(&api.key_uses);
+        let api = match &sign_in {
+            Some(sign_in) => api.with_sign_in(Arc::clone(sign_in), graph),
+            None => api,
+        };
+        let (router, _) = api::router(api);
         let listener = Listener::bind(settings.listen, sections.listener.clone())
             .await
             .with_context(|| format!("cannot listen on {}", settings.listen))?;
@@ -121,7 +140,19 @@ impl Bridge {
         }
         opened.announce(address)?;
         let grace = settings.shutdown_grace;
-        Ok(Self { listener, address, router, worker, handshakes, opened, nudge, sections, grace })
+        Ok(Self {
+            listener,
+            address,
+            router,
+            worker,
+            handshakes,
+            sign_in,
+            opened,
+            nudge,
+            key_uses,
+            sections,
+            grace,
+        })
     }
 
     /// Where the API listens.
@@ -139,22 +170,50 @@ impl Bridge {
         }
     }
 
+    fn rekeyer(&self) -> Rekeyer {
+        let (safe, clock) = (self.opened.safe(), self.opened.clock());
+        Rekeyer { safe, clock, nudge: Arc::clone(&self.nudge) }
+    }
+
+    fn waker(&self) -> Waker {
+        Waker {
+            store: self.opened.store(),
+            clock: self.opened.clock(),
+            nudge: Arc::clone(&self.nudge),
+            operations: self.sections.operations.clone(),
+            poll_takes: self.sections.worker.poll_takes,
+        }
+    }
+
     /// Runs until told to stop. Fails if a part ends by itself.
     pub async fn run(self, shutdown: Shutdown) -> anyhow::Result<()> {
         let address = self.address;
         tracing::info!(%address, "listening on http://{address}");
         let (stop, grace) = (shutdown.stop.clone(), self.grace);
-        let resender = self.resender();
+        let (resender, rekeyer, waker) = (self.resender(), self.rekeyer(), self.waker());
         let mut parts = JoinSet::new();
         parts.spawn(named("listener", self.listener.serve(self.router, stop.clone(), grace)));
         parts.spawn(named("resender", resender.run(stop.clone())));
+        parts.spawn(named("rekeyer", rekeyer.run(stop.clone())));
+        parts.spawn(named("waker", waker.run(stop.clone())));
         parts.spawn(named("worker", self.worker.run(stop.clone(), grace)));
         let (store, clock) = (self.opened.store(), self.opened.clock());
-        let retention = self.sections.retention;
-        parts.spawn(named("retention", forget_what_rests(store, clock, retention, stop.clone())));
+        let (retention, audit) = (self.sections.retention, self.opened.audit());
+        let forgetting = forget_what_rests(store, audit, clock, retention, stop.clone());
+        parts.spawn(named("retention", forgetting));
+        let (directory, clock) = (self.opened.directory(), self.opened.clock());
+        let (key_uses, until) = (self.key_uses, stop.clone());
+        let noting = async move { key_uses.write_down(directory, clock, until).await };
+        parts.spawn(named("key uses", noting));
+        let (directory, clock) = (self.opened.directory(), self.opened.clock());
+        parts.spawn(named("expiry", warn_of_expiry(directory, clock, stop.clone())));
         if let Some(handshakes) = self.handshakes {
             let stop = stop.clone();
             parts.spawn(named("handshakes", async move { handshakes.renew(stop).await }));
+        }
+        if let Some(sign_in) = self.sign_in {
+            let stop = stop.clone();
+            parts.spawn(named("sign-in", async move { sign_in.keep_keys(stop).await }));
         }
         let attending = Arc::clone(&self.opened).attend(self.nudge, stop.clone());
         parts.spawn(named("replicas", attending));

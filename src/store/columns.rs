@@ -5,18 +5,19 @@ use std::num::NonZeroU32;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use secrecy::ExposeSecret as _;
+use secrecy::{ExposeSecret, SecretString};
 
 use super::handover::Value;
-use super::sealed::{callback_secret_place, token_place};
+use super::sealed::{self, callback_secret_place, connection_place, token_place};
 use super::{
-    ApiKey, Attempt, CallerName, ConnectionSummary, GoneDestination, Handshake, Identity,
-    KeyDigest, Notice, Resend, Rest, SigningKeySummary, SigningSecretSummary, StoreError,
-    StoredCallback, Tracked, Wanted,
+    ApiKey, Attempt, CallerName, ConnectionSummary, Entry, GoneDestination, Handshake, Identity,
+    KeyDigest, KeyHolder, Notice, ProofSummary, Rekeying, Resend, Rest, Scopes, Share, SignInApp,
+    SignInSummary, SigningKeySummary, SigningSecretSummary, StoreError, StoredCallback, Tracked,
+    Waking, Wanted, Who,
 };
 use crate::callback::{self, Callback, CallbackId, Reason};
 use crate::courier::{Format, SigningSecret, Trace};
-use crate::graph::{AccessToken, ApiVersion, Credential, Reference};
+use crate::graph::{AccessToken, ApiVersion, Connection, Credential, Proof, ProofKind, Reference};
 use crate::lane::{Lane, LaneName, Rate, Slot};
 use crate::operation::{Operation, OperationId, Outcome, Refusal, RunningNotice, State, Watch};
 use crate::vault::{Vault, VaultError};
@@ -90,11 +91,17 @@ pub(super) trait Fields {
             }),
             "blocked" => State::Blocked {
                 refusal: self.word("refusal", Refusal::from_word)?,
+                since: self.time("blocked_since")?,
                 until: self.time("blocked_until")?,
                 earliest_poll_at: self.time("earliest_poll_at")?,
+                reminders: self.number("reminders")?,
             },
             "settled" => State::Settled {
                 outcome: self.word("outcome", Outcome::from_word)?,
+                refusal: match self.text_or_null("refusal")? {
+                    Some(_) => Some(self.word("refusal", Refusal::from_word)?),
+                    None => None,
+                },
                 at: self.time("rested_at")?,
             },
             "cancelled" => State::Cancelled { at: self.time("rested_at")? },
@@ -233,12 +240,78 @@ pub(super) trait Fields {
         })
     }
 
+    /// A row of `wakings`.
+    fn waking(&self) -> Result<Waking, StoreError> {
+        Ok(Waking {
+            caller: self.word("caller", |text| text.parse().ok())?,
+            connection: self.text("connection")?,
+            asked_at: self.time("asked_at")?,
+        })
+    }
+
+    /// A row of `rekeyings`.
+    fn rekeying(&self) -> Result<Rekeying, StoreError> {
+        Ok(Rekeying {
+            key: self.word("key_id", |text| text.parse().ok())?,
+            asked_at: self.time("asked_at")?,
+            done_at: self.time_or_null("done_at")?,
+            rewritten: self.number("rewritten")?,
+            unreadable: self.number("unreadable")?,
+        })
+    }
+
     /// A row of `api_keys`.
     fn api_key(&self) -> Result<ApiKey, StoreError> {
         let digest = <[u8; 32]>::try_from(self.bytes("digest")?.as_slice());
         let digest = digest.map_err(|error| self.inconsistent("digest", error.into()))?;
-        let created_at = self.time("created_at")?;
-        Ok(ApiKey { id: self.text("id")?, digest: KeyDigest(digest), created_at })
+        Ok(ApiKey {
+            id: self.text("id")?,
+            digest: KeyDigest(digest),
+            label: self.text_or_null("label")?,
+            scopes: self.word("scopes", Scopes::read)?,
+            created_at: self.time("created_at")?,
+            expires_at: self.time_or_null("expires_at")?,
+            last_used_at: self.time_or_null("last_used_at")?,
+        })
+    }
+
+    /// The same, as far as whoever asks by it is concerned.
+    fn key_holder(&self) -> Result<KeyHolder, StoreError> {
+        Ok(KeyHolder {
+            caller: self.word("caller", |text| text.parse().ok())?,
+            id: self.text("id")?,
+            scopes: self.word("scopes", Scopes::read)?,
+            expires_at: self.time_or_null("expires_at")?,
+        })
+    }
+
+    /// A row of `audit`.
+    fn audit_entry(&self) -> Result<Entry, StoreError> {
+        let who = match self.text("via")?.as_str() {
+            "adminKey" => Who::AdminKey,
+            "apiKey" => Who::ApiKey { id: self.text("key_id")? },
+            "signIn" => Who::SignIn {
+                tenant: self.text("tenant")?,
+                subject: self.text("subject")?,
+                app: self.text("app")?,
+            },
+            other => return Err(self.inconsistent("via", Unexpected(other.to_owned()).into())),
+        };
+        let or_null = |column| self.text_or_null(column);
+        let caller = or_null("caller")?.map(|_| self.word("caller", |it| it.parse().ok()));
+        let address = or_null("address")?.map(|_| self.word("address", |it| it.parse().ok()));
+        let result = self.number_or_null("result")?.map(|_| self.number("result"));
+        Ok(Entry {
+            id: self.word("id", |text| text.parse().ok())?,
+            at: self.time("at")?,
+            who,
+            caller: caller.transpose()?,
+            method: self.text("method")?,
+            resource: self.text("resource")?,
+            names: self.text("names")?.split_ascii_whitespace().map(str::to_owned).collect(),
+            address: address.transpose()?,
+            result: result.transpose()?,
+        })
     }
 
     /// A row of `signing_secrets`, without what it is.
@@ -260,12 +333,65 @@ pub(super) trait Fields {
         })
     }
 
-    /// A row of `connections`, without its secret.
+    /// A row of `sign_ins`, but for its caller.
+    fn sign_in(&self) -> Result<SignInSummary, StoreError> {
+        let app = SignInApp { tenant: self.text("tenant")?, app: self.text("app")? };
+        Ok(SignInSummary { app, created_at: self.time("created_at")? })
+    }
+
+    /// A row of [`PROVEN`] `connections`.
+    fn connection(&self, vault: &Vault, caller: &CallerName) -> Result<Connection, StoreError> {
+        let (name, tenant) = (self.text("name")?, self.text("tenant")?);
+        let (kind, file) = (self.proof_kind()?, self.text_or_null("token_file")?);
+        // What is shared is sealed for whose it is.
+        let place = match (self.text_or_null("shared_by")?, self.text_or_null("shared_name")?) {
+            (Some(_), Some(name)) => {
+                let owner: CallerName = self.word("shared_by", |text| text.parse().ok())?;
+                connection_place(&owner, &name)
+            }
+            _ => connection_place(caller, &name),
+        };
+        let open = |sealed: Vec<u8>| sealed::open(vault, &place, &sealed);
+        let secret = self.bytes_or_null("sealed_proof")?.map(open).transpose();
+        let unreadable = |error| self.inconsistent("sealed_proof", error);
+        let secret = secret.map_err(|error| unreadable(error.into()))?;
+        let signed_in_at = self.time_or_null("signed_in_at")?;
+        let proof = Proof::from_parts(kind, secret, file.as_deref(), signed_in_at);
+        let proof = proof.map_err(|error| unreadable(error.into()))?;
+        Ok(Connection { tenant, client_id: self.text("client_id")?, proof, name })
+    }
+
+    fn proof_kind(&self) -> Result<ProofKind, StoreError> {
+        self.word("kind", ProofKind::from_word)
+    }
+
+    /// A row of `connections` that is shared, or was.
+    fn share(&self) -> Result<Share, StoreError> {
+        Ok(Share {
+            with: self.word("caller", |text| text.parse().ok())?,
+            name: self.text("name")?,
+            is_withdrawn: self.proof_kind()? == ProofKind::Withdrawn,
+        })
+    }
+
+    /// A row of `connections`, of which the proof expires.
+    fn expiring_proof(&self) -> Result<(CallerName, String, Timestamp), StoreError> {
+        let caller = self.word("caller", |text| text.parse().ok())?;
+        Ok((caller, self.text("name")?, self.time("proof_expires_at")?))
+    }
+
+    /// A row of `connections`, without its proof.
     fn connection_summary(&self, is_default: bool) -> Result<ConnectionSummary, StoreError> {
         Ok(ConnectionSummary {
             name: self.text("name")?,
             tenant: self.text("tenant")?,
             client_id: self.text("client_id")?,
+            proof: ProofSummary {
+                kind: self.proof_kind()?,
+                token_file: self.text_or_null("token_file")?,
+                thumbprint: self.text_or_null("thumbprint")?,
+                expires_at: self.time_or_null("proof_expires_at")?,
+            },
             is_default,
             created_at: self.time("created_at")?,
         })
@@ -315,8 +441,10 @@ pub(super) struct StateColumns {
     pub(super) rejections: Option<u32>,
     pub(super) refusals: Option<u32>,
     pub(super) refusal: Option<&'static str>,
+    pub(super) blocked_since: Option<i64>,
     pub(super) blocked_until: Option<i64>,
     pub(super) earliest_poll_at: Option<i64>,
+    pub(super) reminders: Option<u8>,
     pub(super) outcome: Option<&'static str>,
     pub(super) rested_at: Option<i64>,
 }
@@ -332,13 +460,16 @@ impl From<&State> for StateColumns {
                 refusals: Some(watch.refusals),
                 ..nothing
             },
-            State::Blocked { refusal, until, earliest_poll_at } => Self {
+            State::Blocked { refusal, since, until, earliest_poll_at, reminders } => Self {
                 refusal: Some(refusal.as_str()),
+                blocked_since: Some(since.as_millisecond()),
+                reminders: Some(*reminders),
                 blocked_until: Some(until.as_millisecond()),
                 earliest_poll_at: Some(earliest_poll_at.as_millisecond()),
                 ..nothing
             },
-            State::Settled { outcome, at } => Self {
+            State::Settled { outcome, refusal, at } => Self {
+                refusal: refusal.map(Refusal::as_str),
                 outcome: Some(outcome.as_str()),
                 rested_at: Some(at.as_millisecond()),
                 ..nothing
@@ -425,6 +556,82 @@ pub(super) fn resend_values(resend: &Resend) -> Vec<Value> {
         count(*held_back),
         time(*done_at),
     ]
+}
+
+/// The columns of `audit`, all of them, in the order in which they are written.
+pub(super) const AUDIT: &str =
+    "id, at, via, key_id, tenant, subject, app, caller, method, resource, names, address, result";
+
+/// What [`AUDIT`] names.
+pub(super) fn audit_values(entry: &Entry) -> Vec<Value> {
+    fn text(text: Option<&str>) -> Value {
+        text.map_or(Value::Null, Value::from)
+    }
+    let Entry { id, at, who, caller, method, resource, names, address, result } = entry;
+    let (key, [tenant, subject, app]) = match who {
+        Who::AdminKey => (None, [None; 3]),
+        Who::ApiKey { id } => (Some(id.as_str()), [None; 3]),
+        Who::SignIn { tenant, subject, app } => {
+            (None, [tenant, subject, app].map(|it| Some(it.as_str())))
+        }
+    };
+    vec![
+        Value::Text(id.to_string()),
+        Value::from(*at),
+        Value::from(who.as_str()),
+        text(key),
+        text(tenant),
+        text(subject),
+        text(app),
+        text(caller.as_ref().map(CallerName::as_str)),
+        Value::from(method.as_str()),
+        Value::from(resource.as_str()),
+        Value::Text(names.join(" ")),
+        text(address.map(|it| it.to_string()).as_deref()),
+        result.map_or(Value::Null, |status| Value::Number(status.into())),
+    ]
+}
+
+/// All connections with their proofs, which are another caller's where they are shared: what
+/// [`Fields::connection`] reads.
+pub(super) const PROVEN: &str = "(SELECT mine.caller, mine.name, mine.tenant, mine.client_id, \
+    coalesce(theirs.kind, mine.kind) AS kind, \
+    coalesce(theirs.sealed_proof, mine.sealed_proof) AS sealed_proof, \
+    coalesce(theirs.token_file, mine.token_file) AS token_file, mine.signed_in_at, \
+    mine.shared_by, mine.shared_name \
+    FROM connections AS mine LEFT JOIN connections AS theirs ON mine.kind = 'shared' \
+    AND theirs.caller = mine.shared_by AND theirs.name = mine.shared_name)";
+
+/// The columns of `connections` that say how it proves itself.
+pub(super) struct ProofColumns {
+    pub(super) kind: &'static str,
+    pub(super) sealed_proof: Option<Vec<u8>>,
+    pub(super) token_file: Option<String>,
+    pub(super) thumbprint: Option<String>,
+    pub(super) proof_expires_at: Option<i64>,
+    pub(super) signed_in_at: Option<i64>,
+}
+
+impl ProofColumns {
+    /// Of the connection `name` of `caller`.
+    pub(super) fn seal(
+        vault: &Vault,
+        caller: &CallerName,
+        name: &str,
+        proof: &Proof,
+    ) -> Result<Self, VaultError> {
+        let place = connection_place(caller, name);
+        let seal = |secret: &SecretString| vault.seal(&place, secret.expose_secret().as_bytes());
+        let ProofSummary { kind, token_file, thumbprint, expires_at } = ProofSummary::of(proof);
+        Ok(Self {
+            kind: kind.as_str(),
+            sealed_proof: proof.secret().map(seal).transpose()?,
+            token_file,
+            thumbprint,
+            proof_expires_at: millis(expires_at),
+            signed_in_at: millis(proof.user_grant().map(|grant| grant.signed_in_at)),
+        })
+    }
 }
 
 /// The columns of `operations` that hold what it proves itself with.

@@ -32,6 +32,12 @@ impl Conditions {
         self.add("body IS NOT NULL");
     }
 
+    /// Adds that a value is in one of these columns, of which some may be null.
+    pub(super) fn and_among(&mut self, value: impl Into<Value>, columns: &'static str) {
+        let parameter = self.parameter(value);
+        self.add(&format!("{parameter} IN ({columns})"));
+    }
+
     /// Adds that the key of a callback comes before or behind another one's.
     pub(super) fn and_key(&mut self, comparison: &str, id: CallbackId) {
         let operation = self.parameter(id.operation.to_string());

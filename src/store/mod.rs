@@ -1,8 +1,9 @@
 //! Remembers: operations, the callbacks they owe, lanes, and who may ask.
 //!
 //! [`Store`] keeps the two lives and hands out the right to take the next step in them;
-//! [`Directory`] keeps callers and what belongs to them. Every backend implements both, and the
-//! contract suite in `tests/it/contract` holds each backend to what is written here.
+//! [`Directory`] keeps callers and what belongs to them; [`AuditLog`] keeps who has changed what; [`Safe`]
+//! knows what of all that is sealed. Every backend implements all four, and the contract suite in
+//! `tests/it/contract` holds each backend to what is written here.
 //!
 //! # The contract
 //!
@@ -20,16 +21,22 @@
 //! * **No deciding.** A store never counts attempts, plans retries or picks outcomes. What is due
 //!   is derived from the state it is given, by [`Agenda`](crate::operation::Agenda).
 
+mod audit;
+mod broken;
 mod columns;
 mod filters;
 pub mod handover;
+mod keys;
 pub mod memory;
 pub mod postgres;
 mod records;
 mod remembered;
 mod resends;
+mod safe;
 mod sealed;
+mod sign_ins;
 pub mod sqlite;
+mod user_grants;
 
 use std::collections::HashMap;
 use std::error::Error as _;
@@ -39,26 +46,31 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
-use secrecy::SecretString;
 
 use crate::callback::{Callback, CallbackId};
 use crate::courier::{ExtraHeader, FixedHeaders, Format, Signers, SigningKey, SigningSecret};
-use crate::graph::Connection;
+use crate::graph::{Connection, Proof};
 use crate::lane::LaneName;
 use crate::operation::OperationId;
 
+pub use audit::{AuditFilter, AuditLog, Ending, Entry, EntryId, Who};
+pub use keys::{ApiKey, KeyAdded, KeyDigest, KeyHolder, KeyUse, Scope, Scopes};
 pub use records::{
-    Amended, Amendment, ApiKey, Attempt, CallbackFilter, CallbackSettings, CallerName, Change,
-    Claim, Claimed, Commit, Committed, ConnectionSummary, Forgotten, GoneDestination, Handshake,
-    Idempotency, Identity, InvalidName, KeyDigest, Notice, OperationFilter, OwedCallback, Page,
-    Purged, Registered, Registration, Rotated, Rotation, SigningKeySummary, SigningSecretSummary,
-    Step, StoredCallback, Tracked, Work,
+    Amended, Amendment, Attempt, CallbackFilter, CallbackSettings, CallerName, Change, Claim,
+    Claimed, Commit, Committed, ConnectionSummary, Forgotten, GoneDestination, Handshake,
+    Idempotency, Identity, InvalidName, Notice, OperationFilter, OwedCallback, Page, ProofSummary,
+    Purged, Registered, Registration, Rotated, Rotation, Share, Shared, SigningKeySummary,
+    SigningSecretSummary, Step, StoredCallback, Tracked, Waking, Work,
 };
 pub use resends::{Advance, Advanced, Asked, Batch, Resend, ResendChange, ResendId, Rest, Wanted};
+pub use safe::{CannotOpen, Rekeying, Resealed, RowName, Safe, SealedUnder};
+pub use sealed::{COLUMNS as SEALED_COLUMNS, SealedColumn};
+pub use sign_ins::{Bound, SignInApp, SignInSummary, SignIns};
+pub use user_grants::UserGrants;
 
 /// Keeps operations and callbacks, and hands out the right to take their next steps.
 #[async_trait]
-pub trait Store: Send + Sync {
+pub trait Store: UserGrants + Send + Sync {
     /// Keeps new operations, all or none, and answers for each in order.
     ///
     /// None is kept whose destination is gone.
@@ -174,6 +186,16 @@ pub trait Store: Send + Sync {
     /// says so again while it is under way is not asked for each callback anew.
     async fn advance_resend(&self, advance: Arc<Advance>) -> Result<Advanced, StoreError>;
 
+    /// Writes down that a connection was repaired, in place of an earlier time. Whoever looks for
+    /// [`Store::wakings`] wakes what is blocked.
+    async fn ask_waking(&self, waking: Waking) -> Result<(), StoreError>;
+
+    /// The oldest `limit` connections that were repaired and of which that is not finished.
+    async fn wakings(&self, limit: u32) -> Result<Vec<Waking>, StoreError>;
+
+    /// Forgets it, unless it was asked for again.
+    async fn finish_waking(&self, waking: &Waking) -> Result<(), StoreError>;
+
     /// A caller's destinations that are gone, by URL.
     async fn gone_destinations(
         &self,
@@ -218,12 +240,13 @@ pub trait Store: Send + Sync {
     ) -> Result<Forgotten, StoreError>;
 }
 
-/// Keeps callers and what belongs to them: API keys, signing secrets and keys, connections.
+/// Keeps callers and what belongs to them: API keys, apps that sign in, signing secrets and keys,
+/// connections.
 ///
 /// Methods that name a caller answer `Ok(None)` or `Ok(false)` where the caller, or the thing of
 /// the caller's, is not there: that is for the one who asked to judge.
 #[async_trait]
-pub trait Directory: Send + Sync {
+pub trait Directory: SignIns + Send + Sync {
     /// Adds a caller with a first API key and signing secret; `false` if the name is taken.
     async fn add_caller(
         &self,
@@ -236,17 +259,27 @@ pub trait Directory: Send + Sync {
     /// All callers, by name.
     async fn callers(&self, page: Page<CallerName>) -> Result<Vec<CallerName>, StoreError>;
 
-    /// Whose key has this digest, unless it was revoked.
-    async fn caller_by_key(&self, digest: &KeyDigest) -> Result<Option<CallerName>, StoreError>;
+    /// Whose key has this digest, unless it was revoked. Other replicas may go by a key for 5 s after
+    /// it was.
+    async fn key_holder(&self, digest: &KeyDigest) -> Result<Option<KeyHolder>, StoreError>;
 
-    /// Adds a key; `false` if there is no such caller.
-    async fn add_key(&self, caller: &CallerName, key: ApiKey) -> Result<bool, StoreError>;
+    /// Adds a key, unless the caller has `most` already, which count until they are revoked.
+    async fn add_key(
+        &self,
+        caller: &CallerName,
+        key: ApiKey,
+        most: u32,
+    ) -> Result<KeyAdded, StoreError>;
 
     /// A caller's keys, oldest first, without what they consist of.
     async fn keys(&self, caller: &CallerName) -> Result<Option<Vec<ApiKey>>, StoreError>;
 
     /// Revokes a key at once; `false` if the caller has no such key.
     async fn revoke_key(&self, caller: &CallerName, id: &str) -> Result<bool, StoreError>;
+
+    /// Writes down when keys were last used, each time unless a later one is there already. Of keys
+    /// that have been revoked, nothing is written.
+    async fn note_key_uses(&self, uses: Vec<KeyUse>) -> Result<(), StoreError>;
 
     /// Adds a signing secret that is the newest from now on, and lets every older one sign until
     /// the rotation says and no longer. Those that sign no more are forgotten.
@@ -352,15 +385,46 @@ pub trait Directory: Send + Sync {
         name: Option<&str>,
     ) -> Result<Option<Arc<Connection>>, StoreError>;
 
-    /// Replaces the client secret; `false` if there is no such connection.
-    async fn replace_client_secret(
+    /// Gives the connection another proof, of whatever kind; `false` if there is no such connection that
+    /// is the caller's own.
+    async fn replace_proof(
         &self,
         caller: &CallerName,
         name: &str,
-        secret: &SecretString,
+        proof: &Proof,
     ) -> Result<bool, StoreError>;
 
-    /// Removes a connection that no live operation uses. `None` if there is no such connection,
+    /// Lets another caller use a connection that is `owner`'s own under the name `share.name`, or again
+    /// where that was withdrawn.
+    async fn share_connection(
+        &self,
+        owner: &CallerName,
+        name: &str,
+        share: &Share,
+        now: Timestamp,
+    ) -> Result<Shared, StoreError>;
+
+    /// Takes back what was shared with a caller, under whatever names; how many those are. They stay, so
+    /// that operations that use them are kept, and are refused what they ask.
+    async fn withdraw_connection(
+        &self,
+        owner: &CallerName,
+        name: &str,
+        from: &CallerName,
+    ) -> Result<u64, StoreError>;
+
+    /// With whom a connection is shared, or was: by caller and name.
+    async fn shares(&self, owner: &CallerName, name: &str) -> Result<Vec<Share>, StoreError>;
+
+    /// Connections whose proof expires before a time, those first that expire first, `limit` at the most:
+    /// whose each is, its name, and when it expires.
+    async fn expiring_proofs(
+        &self,
+        before: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<(CallerName, String, Timestamp)>, StoreError>;
+
+    /// Removes a connection that no live operation uses and that is shared with nobody. `None` if there is no such connection,
     /// `Some(false)` if it is in use.
     async fn remove_connection(
         &self,

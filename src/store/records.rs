@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use super::Message;
 use crate::callback::{self, Callback, CallbackId, Reason};
 use crate::courier::{FixedHeaders, Format, PublicKey, SigningSecret, Trace};
-use crate::graph::{AccessToken, Credential, Reference};
+use crate::graph::{AccessToken, ClientCertificate, Credential, Proof, ProofKind, Reference};
 use crate::lane::{LaneName, Rate, Report};
 use crate::operation::{Operation, OperationId, Owed};
 
@@ -311,19 +311,6 @@ pub struct Purged {
     pub more: bool,
 }
 
-/// The SHA-256 of an API key. Keys have 192 bits of chance in them, so a plain digest does.
-#[derive(Clone, Copy, Eq, Hash, PartialEq)]
-pub struct KeyDigest(pub [u8; 32]);
-
-/// An API key, by its digest.
-#[derive(Clone, Debug)]
-pub struct ApiKey {
-    /// Names the key where it is listed and revoked.
-    pub id: String,
-    pub digest: KeyDigest,
-    pub created_at: Timestamp,
-}
-
 /// A signing secret without what it is.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct SigningSecretSummary {
@@ -379,14 +366,59 @@ pub struct CallbackSettings {
     pub extra_headers: Vec<String>,
 }
 
-/// A connection without its secret.
+/// A connection without its proof.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ConnectionSummary {
     pub name: String,
     pub tenant: String,
     pub client_id: String,
+    pub proof: ProofSummary,
     pub is_default: bool,
     pub created_at: Timestamp,
+}
+
+/// A connection of one caller's that another may use under a name of its own.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Share {
+    pub with: CallerName,
+    pub name: String,
+    /// Whether it was taken back, so that what is asked by it is refused.
+    pub is_withdrawn: bool,
+}
+
+/// What came of a wish to share a connection.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Shared {
+    Done,
+    /// The other caller has a connection of that name.
+    NameTaken,
+    /// There is no such connection that is its caller's own.
+    NoSuchConnection,
+    NoSuchCaller,
+}
+
+/// What may be told of a proof.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ProofSummary {
+    pub kind: ProofKind,
+    /// Where the token of another issuer is read.
+    pub token_file: Option<String>,
+    /// Of a certificate: its SHA-256, in upper-case hex.
+    pub thumbprint: Option<String>,
+    /// Of a certificate; when a client secret expires, Entra alone knows.
+    pub expires_at: Option<Timestamp>,
+}
+
+impl ProofSummary {
+    pub(super) fn of(proof: &Proof) -> Self {
+        let certificate = proof.certificate();
+        Self {
+            kind: proof.kind(),
+            token_file: proof.token_file().map(|file| file.to_string_lossy().into_owned()),
+            thumbprint: certificate.map(|it| it.thumbprint().to_string()),
+            expires_at: certificate.map(ClientCertificate::expires_at),
+        }
+    }
 }
 
 /// A part of a list: the entries behind `after`, `limit` of them at the most.
@@ -401,6 +433,16 @@ pub struct Page<Key> {
 pub struct OperationFilter {
     /// A word of [`operation::State::as_str`](crate::operation::State::as_str).
     pub state: Option<&'static str>,
+    /// The connection that Graph is asked by.
+    pub connection: Option<String>,
+}
+
+/// A connection that was repaired: operations that were blocked for want of it are to be watched again.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Waking {
+    pub caller: CallerName,
+    pub connection: String,
+    pub asked_at: Timestamp,
 }
 
 /// Which callbacks to list.
@@ -468,12 +510,6 @@ impl fmt::Display for Step {
             Self::Operation(id) => id.fmt(f),
             Self::Callback(id) => id.fmt(f),
         }
-    }
-}
-
-impl fmt::Debug for KeyDigest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("KeyDigest(..)")
     }
 }
 

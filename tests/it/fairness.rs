@@ -52,7 +52,11 @@ impl Clock for Outside {
 #[async_trait]
 impl Graph for Outside {
     async fn poll(&self, _: Inquiry) -> Poll {
-        Poll { event: Event::Polled(Answer::Finished(Verdict::Succeeded)), body: None }
+        Poll {
+            event: Event::Polled(Answer::Finished(Verdict::Succeeded)),
+            body: None,
+            renewed: None,
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use engagement_bridge::callback::{self, CallbackId, Reply};
 use engagement_bridge::clock::{Clock as _, SharedClock};
 use engagement_bridge::graph::Credential;
 use engagement_bridge::lane::{self, LaneName};
@@ -11,7 +12,8 @@ use engagement_bridge::names::Names;
 use engagement_bridge::operation::{Answer, Verdict};
 use engagement_bridge::store::postgres::{OpenError, PostgresStore};
 use engagement_bridge::store::{
-    Directory, Idempotency, OperationFilter, Page, Registered, Registration, Step, Store,
+    Amended, Amendment, Directory, Idempotency, OperationFilter, Page, Registered, Registration,
+    Step, Store,
 };
 use engagement_bridge::tls;
 use engagement_bridge::vault::{MasterKey, Vault};
@@ -22,7 +24,7 @@ use tokio::time::Instant;
 use tokio_postgres::{Client, NoTls};
 use tokio_util::sync::CancellationToken;
 
-use crate::contract::{LEASE, polled};
+use crate::contract::{LEASE, attempted, polled};
 use crate::support::postgres::{self, Server};
 use crate::support::{
     NOON, SECRET, after, api_key, caller, connection, registration, seconds, token,
@@ -231,7 +233,7 @@ async fn what_cannot_be_unsealed_keeps_nothing_else_from_its_step_on_postgres() 
     two.register(vec![on(1, "chess"), on(2, "contoso"), on(3, "chess"), on(4, "contoso")]).await;
     let spoil =
         |table, column| format!("UPDATE {table} SET {column} = '\\x00' WHERE caller = 'contoso'");
-    let chess = spoil("connections", "sealed_client_secret") + " AND name = 'chess'";
+    let chess = spoil("connections", "sealed_proof") + " AND name = 'chess'";
     Server::shared().ask(&two.url, &chess);
     let claimed = two.other.claim(after(60), LEASE, 8).await.unwrap();
     let mut steps: Vec<_> = claimed.iter().map(|it| it.claim.step).collect();
@@ -273,6 +275,76 @@ async fn a_lane_that_somebody_holds_keeps_no_other_from_being_served_on_postgres
 
     holding.commit().await.unwrap();
     assert_eq!(two.other.claim(after(60), LEASE, 8).await.unwrap().len(), 1);
+}
+
+/// A new lane is there for everybody at once, not only when whoever needed it first is done.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_registers_waits_for_nobody_who_needs_the_same_new_lane_on_postgres() {
+    let two = Two::start().await;
+    let on = |n, secret| {
+        let credential = token(secret, after(3_600));
+        Registration { credential, ..registration(n) }
+    };
+    two.one.register(vec![on(1, "known")]).await.unwrap();
+    let known = LaneName::graph(on(1, "known").credential.identity());
+
+    let (mut holder, _connected) = connected(&two.url).await;
+    let holding = holder.transaction().await.unwrap();
+    let sql = "SELECT * FROM lanes WHERE name = $1 FOR UPDATE";
+    assert_eq!(holding.query(sql, &[&known.to_string()]).await.unwrap().len(), 1);
+    let one = Arc::clone(&two.one);
+    let mut waiting = task::JoinSet::new();
+    waiting.spawn(async move { one.register(vec![on(2, "known"), on(3, "new")]).await.unwrap() });
+    // It has come to where it waits for the lane that is held.
+    let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+        AND wait_event_type = 'Lock'";
+    task::block_in_place(|| Server::shared().until(&two.url, sql, "1"));
+    let registering = two.other.register(vec![on(4, "new")]);
+    let registered = tokio::time::timeout(AT_ONCE, registering).await.expect("it waits").unwrap();
+    assert!(matches!(registered[..], [Registered::New]), "{registered:?}");
+
+    holding.commit().await.unwrap();
+    let registered = waiting.join_all().await.remove(0);
+    assert!(matches!(registered[..], [Registered::New, Registered::New]), "{registered:?}");
+}
+
+/// Its operation is at rest, and may be just old enough.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_being_sent_again_is_not_forgotten_on_postgres() {
+    let two = Two::start().await;
+    two.one.register(vec![registration(1)]).await.unwrap();
+    let claimed = two.one.claim(after(60), LEASE, 1).await.unwrap().remove(0);
+    let settled = polled(claimed, Answer::Finished(Verdict::Succeeded), after(60));
+    two.one.commit(Arc::new(vec![settled])).await.unwrap();
+    let claimed = two.one.claim(after(60), LEASE, 1).await.unwrap().remove(0);
+    let told = attempted(claimed, Reply::Accepted, after(60));
+    two.one.commit(Arc::new(vec![told])).await.unwrap();
+    let id = CallbackId { operation: registration(1).operation.id, number: 1 };
+    let before = two.one.callback(id).await.unwrap().unwrap().callback;
+    let (policy, event) = (callback::Policy::default(), callback::Event::ResendRequested);
+    let decision = callback::decide(&policy, &before, event, after(200));
+    let callback::Decision::Become(again) = decision else { panic!("{decision:?}") };
+
+    // In the middle of it, somebody holds the callback.
+    let (mut holder, _connected) = connected(&two.url).await;
+    let holding = holder.transaction().await.unwrap();
+    holding.batch_execute("SELECT * FROM callbacks FOR UPDATE").await.unwrap();
+    let one = Arc::clone(&two.one);
+    let mut amending = task::JoinSet::new();
+    amending.spawn(async move {
+        let amendment = Amendment::Callback { before, after: again, destination_back: false };
+        one.amend(amendment).await.unwrap()
+    });
+    let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+        AND wait_event_type = 'Lock'";
+    task::block_in_place(|| Server::shared().until(&two.url, sql, "1"));
+    let forgetting = two.other.forget(after(300), NOON, after(300), 9);
+    let forgotten = tokio::time::timeout(AT_ONCE, forgetting).await.expect("it waits").unwrap();
+    assert_eq!(forgotten.operations, 0);
+
+    holding.commit().await.unwrap();
+    assert_eq!(amending.join_all().await, [Amended::Saved]);
+    assert_eq!(two.other.claim(after(300), LEASE, 9).await.unwrap().len(), 1);
 }
 
 /// More than one transaction takes.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use engagement_bridge::lane;
 use engagement_bridge::names::SystemNames;
+use engagement_bridge::store::SEALED_COLUMNS;
 use engagement_bridge::store::sqlite::SqliteStore;
 use engagement_bridge::vault::{MasterKey, Vault};
 use rusqlite::Connection;
@@ -50,6 +51,18 @@ async fn the_tables_of_sqlite_and_of_postgres_are_alike() {
         FROM sqlite_schema t, pragma_table_info(t.name) c WHERE t.type = 'table'";
     let mut here = file.prepare(sql).unwrap();
     let here = alike(here.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap));
+
+    // Or a change of master keys would not come by what is sealed there.
+    let is_sealed = |it: &&String| it.split(' ').nth(1).is_some_and(|it| it.starts_with("sealed_"));
+    let listed = |it: &&String| {
+        SEALED_COLUMNS
+            .iter()
+            .any(|sealed| it.starts_with(&format!("{} {} ", sealed.table, sealed.column)))
+    };
+    let sealed: Vec<_> = here.iter().filter(is_sealed).collect();
+    let forgotten: Vec<_> = sealed.iter().filter(|it| !listed(it)).collect();
+    assert_eq!(forgotten, [] as [&&String; 0], "not in the list of sealed columns");
+    assert_eq!(sealed.len(), SEALED_COLUMNS.len());
 
     let database = postgres::database();
     let address = database.parse().unwrap();

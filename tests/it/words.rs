@@ -112,16 +112,21 @@ fn one_operation_and_one_callback_have_one_spelling() {
 /// What follows from each state of an operation whose deadline is at 100 s.
 #[test]
 fn an_agenda_follows_from_the_state_of_an_operation() {
+    let blocked = |reminders| State::Blocked {
+        refusal: Refusal::Forbidden,
+        since: NOON,
+        until: after(60),
+        earliest_poll_at: after(30),
+        reminders,
+    };
     let states = [
         State::Watching(Watch::from(after(99))),
         State::Watching(Watch::from(after(100))),
         State::Watching(Watch::from(after(101))),
-        State::Blocked {
-            refusal: Refusal::Forbidden,
-            until: after(60),
-            earliest_poll_at: after(30),
-        },
-        State::Settled { outcome: Outcome::Gone, at: after(40) },
+        blocked(0),
+        blocked(1),
+        blocked(2),
+        State::Settled { outcome: Outcome::Gone, refusal: None, at: after(40) },
         State::Cancelled { at: after(50) },
     ];
     let mut table = String::new();

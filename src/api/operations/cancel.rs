@@ -6,7 +6,7 @@ use axum::extract::State;
 use super::view::OperationView;
 use super::{Changed, at_rest, change};
 use crate::api::Api;
-use crate::api::access::Caller;
+use crate::api::access::{Caller, Register};
 use crate::api::body::Segment;
 use crate::api::problem::{Kind, Problem, ProblemBody};
 use crate::operation::{self, Event};
@@ -17,11 +17,11 @@ use crate::operation::{self, Event};
     path = "/v1/operations/{id}",
     operation_id = "cancelOperation",
     tag = "operations",
-    security(("apiKey" = [])),
+    security(("apiKey" = ["register"])),
     params(("id" = String, Path, description = "As the registration answered it")),
     responses(
         (status = 200, description = "Cancelled, now or before", body = OperationView),
-        Caller,
+        Caller<Register>,
         (status = 404, description = "You have no such operation", body = ProblemBody,
             content_type = "application/problem+json"),
         (status = 409, description = "It has ended already", body = ProblemBody,
@@ -30,7 +30,7 @@ use crate::operation::{self, Event};
 )]
 pub(in crate::api) async fn cancel(
     State(api): State<Api>,
-    Caller(caller): Caller,
+    Caller { name: caller, .. }: Caller<Register>,
     Segment(id): Segment,
 ) -> Result<Json<OperationView>, Problem> {
     match change(&api, &caller, &id, Event::CancelRequested, None).await? {

@@ -8,10 +8,10 @@ use utoipa::ToSchema;
 
 use super::view::OperationView;
 use super::{Changed, at_rest, change, find, token};
-use crate::api::access::Caller;
+use crate::api::access::{Caller, Register};
 use crate::api::body::{self, Segment};
 use crate::api::problem::{Problem, ProblemBody};
-use crate::api::{Api, FieldError};
+use crate::api::{Api, FieldError, on_behalf_of};
 use crate::graph::Credential;
 use crate::operation::Event;
 
@@ -25,6 +25,9 @@ pub(in crate::api) struct Request {
     /// A fresh token for Graph. Not with `connection`.
     #[schema(value_type = Option<String>, min_length = 1, max_length = 16384, pattern = "^[!-~]+$")]
     access_token: Option<SecretString>,
+    /// Whether to ask in the name of the user who has signed in with the token that this request is sent
+    /// with, from now on. Not with the other two.
+    on_behalf_of: Option<bool>,
     /// For how long `accessToken` is good, in seconds.
     #[schema(minimum = 1, maximum = 172_800)]
     #[serde(default, deserialize_with = "body::whole")]
@@ -37,12 +40,12 @@ pub(in crate::api) struct Request {
     path = "/v1/operations/{id}/credential",
     operation_id = "renewCredential",
     tag = "operations",
-    security(("apiKey" = [])),
+    security(("apiKey" = ["register"])),
     params(("id" = String, Path, description = "As the registration answered it")),
     request_body = Request,
     responses(
         (status = 200, description = "Taken", body = OperationView),
-        Caller,
+        Caller<Register>,
         body::Json<Request>,
         (status = 404, description = "You have no such operation", body = ProblemBody,
             content_type = "application/problem+json"),
@@ -52,7 +55,7 @@ pub(in crate::api) struct Request {
 )]
 pub(in crate::api) async fn renew(
     State(api): State<Api>,
-    Caller(caller): Caller,
+    Caller { name: caller, seat, .. }: Caller<Register>,
     Segment(id): Segment,
     body::Json(request): body::Json<Request>,
 ) -> Result<Json<OperationView>, Problem> {
@@ -62,14 +65,18 @@ pub(in crate::api) async fn renew(
     let hands_in = request.access_token.is_some() || request.expires_in.is_some();
     let token = token(request.access_token, request.expires_in, api.clock.now(), &mut errors);
     let credential = match (hands_in, request.connection) {
+        (false, None) if request.on_behalf_of == Some(true) => {
+            Some(Credential::Connection(on_behalf_of::connection(&api, &seat, true).await?))
+        }
         (true, None) => token.map(Credential::Token),
         (false, Some(name)) => {
             let found = api.directory.connection(&caller, Some(&name)).await?;
+            let found = found.filter(|it| it.user().is_none());
             Some(Credential::Connection(found.ok_or_else(unknown)?))
         }
         (both, _) => {
             let code = if both { "unexpected" } else { "missing" };
-            let detail = "give either `connection` or `accessToken`";
+            let detail = "give one of `connection`, `accessToken` and `onBehalfOf`";
             errors.push(FieldError::new("connection", code, detail));
             None
         }

@@ -5,7 +5,7 @@ use axum::extract::State;
 
 use super::view::{CallbackView, DetailedView};
 use crate::api::Api;
-use crate::api::access::Caller;
+use crate::api::access::{Caller, Read};
 use crate::api::body::Segment;
 use crate::api::problem::{Problem, ProblemBody};
 use crate::store::{CallbackFilter, Page};
@@ -22,18 +22,18 @@ const ATTEMPTS: u32 = 20;
     path = "/v1/operations/{id}",
     operation_id = "inspectOperation",
     tag = "operations",
-    security(("apiKey" = [])),
+    security(("apiKey" = ["read"])),
     params(("id" = String, Path, description = "As the registration answered it")),
     responses(
         (status = 200, description = "As it stands", body = DetailedView),
-        Caller,
+        Caller<Read>,
         (status = 404, description = "You have no such operation", body = ProblemBody,
             content_type = "application/problem+json"),
     )
 )]
 pub(in crate::api) async fn inspect(
     State(api): State<Api>,
-    Caller(caller): Caller,
+    Caller { name: caller, .. }: Caller<Read>,
     Segment(id): Segment,
 ) -> Result<Json<DetailedView>, Problem> {
     let tracked = super::find(&api, &caller, &id).await?;

@@ -7,7 +7,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::view::OperationView;
 use crate::api::Api;
-use crate::api::access::Caller;
+use crate::api::access::{Caller, Read};
 use crate::api::body::Params;
 use crate::api::page::{next, page};
 use crate::api::problem::Problem;
@@ -53,17 +53,17 @@ pub(in crate::api) struct Listed {
     path = "/v1/operations",
     operation_id = "listOperations",
     tag = "operations",
-    security(("apiKey" = [])),
+    security(("apiKey" = ["read"])),
     params(Filter),
     responses(
         (status = 200, description = "A page of them", body = Listed),
-        Caller,
+        Caller<Read>,
         Params<Filter>,
     )
 )]
 pub(in crate::api) async fn list(
     State(api): State<Api>,
-    Caller(caller): Caller,
+    Caller { name: caller, .. }: Caller<Read>,
     Params(query): Params<Filter>,
 ) -> Result<Json<Listed>, Problem> {
     let state = query.state.map(|word| match word {
@@ -74,7 +74,8 @@ pub(in crate::api) async fn list(
     });
     let page = page(query.after.as_deref(), query.limit)?;
     let limit = page.limit;
-    let listed = api.store.operations(&caller, OperationFilter { state }, page).await?;
+    let listed =
+        api.store.operations(&caller, OperationFilter { state, connection: None }, page).await?;
     let next = next(listed.len(), limit, listed.last().map(|it| &it.operation.id));
     Ok(Json(Listed { operations: listed.iter().map(OperationView::of).collect(), next }))
 }

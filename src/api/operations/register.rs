@@ -12,19 +12,17 @@ use utoipa::ToSchema;
 
 use super::view::OperationView;
 use super::{agreed, token};
-use crate::api::access::Caller;
+use crate::api::access::{Caller, CallerSeat, Register};
 use crate::api::body::{Json, whole, word_or_null, words_or_null};
 use crate::api::problem::{Kind, Problem, ProblemBody};
 use crate::api::words::{Format, Notice};
-use crate::api::{Api, FieldError, ids};
+use crate::api::{Api, FieldError, ids, on_behalf_of};
 use crate::courier::egress::Refusal;
 use crate::courier::signing::InvalidSecret;
 use crate::courier::{self, CallbackUrl, SigningSecret, Trace, may_stand_in_cloud_events};
-use crate::graph::{Credential, Reference};
+use crate::graph::{Credential, Reference, User};
 use crate::operation::{self, Operation, OperationId, RunningNotice, after};
-use crate::store::{
-    CallerName, Idempotency, Identity, Registered, Registration, StoreError, Tracked,
-};
+use crate::store::{Idempotency, Identity, Registered, Registration, StoreError, Tracked};
 
 /// Characters of a client state at the most; as in Graph's change notifications.
 const LONGEST_CLIENT_STATE: usize = 128;
@@ -69,6 +67,9 @@ pub(in crate::api) struct Request {
     /// A token for Graph to ask with. Not with `connection`.
     #[schema(value_type = Option<String>, min_length = 1, max_length = 16384, pattern = "^[!-~]+$")]
     access_token: Option<SecretString>,
+    /// Whether to ask Graph in the name of the user who has signed in with the token that this request is
+    /// sent with. Not with the other two.
+    on_behalf_of: Option<bool>,
     /// For how long `accessToken` is good, in seconds.
     #[schema(minimum = 1, maximum = 172_800)]
     #[serde(default, deserialize_with = "whole")]
@@ -105,7 +106,7 @@ pub(in crate::api) struct Request {
     path = "/v1/operations",
     operation_id = "registerOperation",
     tag = "operations",
-    security(("apiKey" = [])),
+    security(("apiKey" = ["register"])),
     params(
         ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255,
             description = "Makes it safe to send the same request again: it gets the first one's answer"),
@@ -119,7 +120,7 @@ pub(in crate::api) struct Request {
         (status = 200, description = "Tracked already, with the same callback and client state",
             body = OperationView,
             headers(("Location" = String, description = "Where to look at it"))),
-        Caller,
+        Caller<Register>,
         Json<Request>,
         (status = 422, description = "Something is not as it must be, or the Idempotency-Key was \
             used for another request; nothing was kept",
@@ -132,14 +133,14 @@ pub(in crate::api) struct Request {
 )]
 pub(in crate::api) async fn register(
     State(api): State<Api>,
-    Caller(caller): Caller,
+    Caller { name: caller, seat, .. }: Caller<Register>,
     headers: HeaderMap,
     Json(request): Json<Request>,
 ) -> Result<Response, Problem> {
-    let digest = digest(&request);
+    let digest = digest(&request, &seat);
     let key = idempotency_key(&headers);
     let now = api.clock.now();
-    let mut registration = check(&api, &caller, request, key.as_ref().err(), now).await?;
+    let mut registration = check(&api, &seat, request, key.as_ref().err(), now).await?;
     registration.trace = trace(&headers);
     let id = registration.operation.id;
     let fresh = answer(&tracked(&registration));
@@ -197,11 +198,12 @@ pub(super) fn unkept(error: StoreError) -> Problem {
 /// Checks everything, so that a caller learns of all faults at once.
 async fn check(
     api: &Api,
-    caller: &CallerName,
+    seat: &CallerSeat,
     request: Request,
     key_fault: Option<&FieldError>,
     now: Timestamp,
 ) -> Result<Registration, Problem> {
+    let caller = &seat.name;
     let mut errors: Vec<FieldError> = key_fault.cloned().into_iter().collect();
     let reference = Reference::parse(&request.operation, &api.graph_root)
         .map_err(|refused| {
@@ -210,7 +212,15 @@ async fn check(
         .ok();
     let hands_in = request.access_token.is_some() || request.expires_in.is_some();
     let token = token(request.access_token, request.expires_in, now, &mut errors);
+    let on_behalf_of = request.on_behalf_of == Some(true);
     let credential = match (hands_in, &request.connection) {
+        _ if on_behalf_of => {
+            if hands_in || request.connection.is_some() {
+                let detail = "give one of `connection`, `accessToken` and `onBehalfOf`";
+                errors.push(FieldError::new("onBehalfOf", "unexpected", detail));
+            }
+            None
+        }
         (true, Some(_)) => {
             let detail = "give either `connection` or `accessToken`";
             errors.push(FieldError::new("connection", "unexpected", detail));
@@ -219,6 +229,7 @@ async fn check(
         (true, None) => token.map(Credential::Token),
         (false, name) => {
             let found = api.directory.connection(caller, name.as_deref()).await?;
+            let found = found.filter(|it| it.user().is_none());
             if found.is_none() {
                 let detail = match name {
                     Some(_) => "you have no connection of that name",
@@ -229,14 +240,7 @@ async fn check(
             found.map(Credential::Connection)
         }
     };
-    if request.client_state.as_ref().is_some_and(|it| it.chars().count() > LONGEST_CLIENT_STATE) {
-        let detail = format!("{LONGEST_CLIENT_STATE} characters at the most");
-        errors.push(FieldError::new("clientState", "tooLong", detail));
-    }
-    // PostgreSQL has no such text, and what one database takes every other one should take.
-    if request.client_state.as_ref().is_some_and(|it| it.contains('\0')) {
-        errors.push(FieldError::new("clientState", "invalid", "no text with U+0000 in it"));
-    }
+    check_client_state(request.client_state.as_deref(), &mut errors);
     let format = match request.format {
         Some(word) => word.into(),
         None => api.directory.default_format(caller).await?.unwrap_or_default(),
@@ -256,6 +260,12 @@ async fn check(
     let deadline = deadline(api, request.expires_after.as_deref(), now, &mut errors);
     let callback_url = callback_url(api, &request.callback_url, &mut errors).await;
 
+    // Last, for it costs a request to Entra.
+    let credential = if on_behalf_of && errors.is_empty() {
+        Some(Credential::Connection(on_behalf_of::connection(api, seat, false).await?))
+    } else {
+        credential
+    };
     let (Some(reference), Some(credential), Some(deadline), Some(callback_url), true) =
         (reference, credential, deadline, callback_url, errors.is_empty())
     else {
@@ -283,6 +293,18 @@ async fn check(
         live_limit: api.limits.live_operations,
         is_agreed: true,
     })
+}
+
+/// Refuses what cannot be given back in every callback as it is.
+fn check_client_state(client_state: Option<&str>, errors: &mut Vec<FieldError>) {
+    if client_state.is_some_and(|it| it.chars().count() > LONGEST_CLIENT_STATE) {
+        let detail = format!("{LONGEST_CLIENT_STATE} characters at the most");
+        errors.push(FieldError::new("clientState", "tooLong", detail));
+    }
+    // PostgreSQL has no such text, and what one database takes every other one should take.
+    if client_state.is_some_and(|it| it.contains('\0')) {
+        errors.push(FieldError::new("clientState", "invalid", "no text with U+0000 in it"));
+    }
 }
 
 /// Refuses what no attempt would be allowed to reach, name resolution included.
@@ -334,7 +356,7 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, FieldError> {
 
 /// Tells this request from another under the same key, by what was meant rather than how it was
 /// spelt.
-fn digest(request: &Request) -> [u8; 32] {
+fn digest(request: &Request, seat: &CallerSeat) -> [u8; 32] {
     let Request {
         operation,
         callback_url,
@@ -346,7 +368,10 @@ fn digest(request: &Request) -> [u8; 32] {
         notify,
         callback_secret,
         expires_after,
+        on_behalf_of,
     } = request;
+    let user = seat.signed_in.as_ref().and_then(|it| it.user.as_ref());
+    let user = user.filter(|_| *on_behalf_of == Some(true)).map(User::connection_name);
     let format = format.map(courier::Format::from);
     let is_told_of_running = notify.as_ref().is_some_and(|it| it.contains(&Notice::Running));
     let expires_in = expires_in.map(|seconds| seconds.to_string());
@@ -361,6 +386,7 @@ fn digest(request: &Request) -> [u8; 32] {
         is_told_of_running.then_some("running"),
         callback_secret.as_ref().map(SecretString::expose_secret),
         expires_after.as_deref(),
+        user.as_deref(),
     ];
     let mut digest = Sha256::new();
     for part in parts {

@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 use super::view::CallbackView;
 use super::{TRIES, find};
 use crate::api::Api;
-use crate::api::access::Caller;
+use crate::api::access::{Caller, Register};
 use crate::api::body::Segment;
 use crate::api::problem::{Kind, Problem, ProblemBody};
 use crate::callback::{self, CallbackId, Decision, Destination, Event};
@@ -20,11 +20,11 @@ use crate::store::{Amended, Amendment, StoredCallback};
     path = "/v1/operations/{id}/resend",
     operation_id = "resendCallback",
     tag = "operations",
-    security(("apiKey" = [])),
+    security(("apiKey" = ["register"])),
     params(("id" = String, Path, description = "As the registration answered it")),
     responses(
         (status = 202, description = "It will be sent", body = CallbackView),
-        Caller,
+        Caller<Register>,
         (status = 404, description = "You have no such operation", body = ProblemBody,
             content_type = "application/problem+json"),
         (status = 409, description = "It owes no final callback, or one whose body is not kept any \
@@ -34,7 +34,7 @@ use crate::store::{Amended, Amendment, StoredCallback};
 )]
 pub(in crate::api) async fn resend(
     State(api): State<Api>,
-    Caller(caller): Caller,
+    Caller { name: caller, .. }: Caller<Register>,
     Segment(id): Segment,
 ) -> Result<(StatusCode, Json<CallbackView>), Problem> {
     let tracked = find(&api, &caller, &id).await?;

@@ -6,7 +6,8 @@ use utoipa::ToSchema;
 
 use crate::api::words::{Format, Notice};
 use crate::callback::CallbackId;
-use crate::operation::{Agenda, RunningNotice, State};
+use crate::graph::User;
+use crate::operation::{Agenda, Outcome, Refusal, RunningNotice, State};
 use crate::store::{Attempt, Identity, StoredCallback, Tracked};
 
 /// An operation, and where it stands.
@@ -21,6 +22,8 @@ pub(in crate::api) struct OperationView {
     /// Once settled: `succeeded`, `failed` or `skipped` in Graph's words; `expired`, `notFound`,
     /// `gone`, `unauthorized` or `rejected` where Graph never told.
     outcome: Option<&'static str>,
+    /// Where it ended as `unauthorized`: why there was no credential, as in `blocked`.
+    reason: Option<&'static str>,
     /// The operation's path at Graph, as it is polled.
     operation: String,
     callback_url: String,
@@ -31,8 +34,10 @@ pub(in crate::api) struct OperationView {
     notify: Vec<Notice>,
     /// Whether its callbacks are signed with a `callbackSecret` of its own.
     has_callback_secret: bool,
-    /// The connection that Graph is asked by; null where a token was handed in.
+    /// The connection that Graph is asked by; null where a token was handed in, or it is in a user's name.
     connection: Option<String>,
+    /// The object id of the user in whose name Graph is asked; null where it is in none's.
+    on_behalf_of: Option<String>,
     /// When the token that was handed in expires.
     token_expires_at: Option<String>,
     registered_at: String,
@@ -54,7 +59,8 @@ pub(in crate::api) struct OperationView {
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct NextStep {
-    /// `poll`, or `end` when nothing but the deadline is left.
+    /// `poll`; `remind` when you are told again that a credential is needed; or `end` when nothing but
+    /// the deadline is left.
     action: &'static str,
     /// The earliest time for it.
     at: String,
@@ -65,6 +71,9 @@ struct NextStep {
 struct Blocked {
     /// `unauthorized`, `forbidden`, `tokenExpired`, `grantRefused` or `clientRefused`.
     reason: &'static str,
+    /// What that means, and what to do about it.
+    detail: &'static str,
+    since: String,
     /// When it ends as `unauthorized`, unless a credential comes.
     until: String,
 }
@@ -146,21 +155,31 @@ impl OperationView {
     pub(super) fn of(tracked: &Tracked) -> Self {
         let operation = &tracked.operation;
         let Agenda { step_at, lapse_at } = operation.agenda();
-        let next = step_at.map(|at| ("poll", at)).or(lapse_at.map(|at| ("end", at)));
+        let lapse = if operation.state.next_reminder().is_some() { "remind" } else { "end" };
+        let next = step_at.map(|at| ("poll", at)).or(lapse_at.map(|at| (lapse, at)));
+        let on_behalf_of = match &tracked.identity {
+            Identity::Connection(name) => User::of_connection(name).map(|user| user.object_id),
+            Identity::HandedIn { .. } => None,
+        };
         let (connection, token_expires_at) = match &tracked.identity {
+            Identity::Connection(name) if User::of_connection(name).is_some() => (None, None),
             Identity::Connection(name) => (Some(name.clone()), None),
             Identity::HandedIn { expires_at } => (None, Some(expires_at.to_string())),
         };
         let blocked = match operation.state {
-            State::Blocked { refusal, until, .. } => {
-                Some(Blocked { reason: refusal.as_str(), until: until.to_string() })
-            }
+            State::Blocked { refusal, since, until, .. } => Some(Blocked {
+                reason: refusal.as_str(),
+                detail: explained(refusal),
+                since: since.to_string(),
+                until: until.to_string(),
+            }),
             State::Watching(_) | State::Settled { .. } | State::Cancelled { .. } => None,
         };
         Self {
             id: operation.id.to_string(),
             state: operation.state.as_str(),
-            outcome: operation.outcome().map(crate::operation::Outcome::as_str),
+            outcome: operation.outcome().map(Outcome::as_str),
+            reason: operation.outcome().and(operation.state.refusal()).map(Refusal::as_str),
             operation: tracked.reference.path(),
             callback_url: tracked.callback_url.clone(),
             client_state: tracked.client_state.clone(),
@@ -171,6 +190,7 @@ impl OperationView {
             },
             has_callback_secret: tracked.has_callback_secret,
             connection,
+            on_behalf_of,
             token_expires_at,
             registered_at: operation.registered_at.to_string(),
             deadline: operation.deadline.to_string(),
@@ -234,6 +254,28 @@ impl AttemptView {
             failure: attempt.failure.clone(),
             detail: attempt.detail.clone(),
             answer: String::from_utf8_lossy(&attempt.answer).into_owned(),
+        }
+    }
+}
+
+/// What a refusal means to a caller.
+fn explained(refusal: Refusal) -> &'static str {
+    match refusal {
+        Refusal::Unauthorized => {
+            "Graph answers 401, also to a fresh token: bring another token, or repair the connection."
+        }
+        Refusal::Forbidden => {
+            "Graph answers 403: the permission Community.Read.All, a licence or an administrator's \
+             consent is missing, or conditional access is in the way."
+        }
+        Refusal::TokenExpired => "The token that was handed in has expired: bring a fresh one.",
+        Refusal::GrantRefused => {
+            "Entra refuses a token until the user or an administrator has acted: sign in again, give \
+             consent, or bring another credential."
+        }
+        Refusal::ClientRefused => {
+            "Entra refuses the app registration: its secret is wrong or has expired, or it may not ask \
+             for this. Repair the connection."
         }
     }
 }

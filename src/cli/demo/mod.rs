@@ -57,7 +57,7 @@ pub(super) async fn run(arguments: Arguments) -> Done {
     let receiver = Receiver::bind().await?;
     let settings = settings(&directory, &sandbox)?;
     let bridge = Bridge::prepare(&settings).await?;
-    let admin_key = settings.database.admin_key(&SystemClock)?;
+    let admin_key = settings.database.admin_key()?;
     let root = format!("http://{}", bridge.address());
     let mut app = App::new(root, sandbox.root().to_owned(), receiver.url())?;
     teller.tell(&Tale::Started {

@@ -11,6 +11,8 @@ fn letter(owed: Owed, data: Option<&[u8]>) -> Letter<'_> {
         polls: 4,
         registered_at: Timestamp::UNIX_EPOCH,
         connection: Some("contoso"),
+        refusal: None,
+        blocked_until: None,
     };
     let at = Timestamp::from_millisecond(1_500).unwrap();
     let id = CallbackId { operation: OperationId(7), number: 2 };
@@ -121,13 +123,32 @@ fn where_graph_never_told_data_is_null() {
 
 #[test]
 fn a_notice_has_a_reason_or_none_and_no_outcome() {
-    let body = text(&letter(Owed::CredentialNeeded(Refusal::TokenExpired), None));
+    let letter_of_need = letter(Owed::CredentialNeeded(Refusal::TokenExpired), None);
+    let tracking = Tracking {
+        refusal: Some(Refusal::TokenExpired),
+        blocked_until: Some(Timestamp::UNIX_EPOCH),
+        ..letter_of_need.tracking
+    };
+    let body = text(&Letter { tracking, ..letter_of_need });
     assert!(body.contains("\"type\":\"engagementAsyncOperation.credentialNeeded\""), "{body}");
-    assert!(body.contains("\"reason\":\"tokenExpired\""), "{body}");
+    let told = "\"reason\":\"tokenExpired\",\"until\":\"1970-01-01T00:00:00Z\"";
+    assert!(body.contains(told), "{body}");
     assert!(!body.contains("outcome"), "{body}");
     let body = text(&letter(Owed::Running, None));
     assert!(body.contains("\"type\":\"engagementAsyncOperation.running\""), "{body}");
     assert!(!body.contains("outcome") && !body.contains("reason"), "{body}");
+}
+
+#[test]
+fn an_end_for_want_of_a_credential_says_why_in_every_format() {
+    let ended = letter(Owed::Final(Outcome::Unauthorized), None);
+    let tracking = Tracking { refusal: Some(Refusal::GrantRefused), ..ended.tracking };
+    for format in Format::ALL {
+        let Written { headers, body } = compose(&Letter { format, tracking, ..ended });
+        let written = format!("{}{}", headers.as_str(), String::from_utf8(body.to_vec()).unwrap());
+        assert!(written.contains("unauthorized") && written.contains("grantRefused"), "{written}");
+        assert!(!written.contains("until"), "{written}");
+    }
 }
 
 #[test]

@@ -1,7 +1,10 @@
 //! The contract in its plainest form: maps behind one lock, and every question answered by looking
 //! at everything. What the other backends are measured against; forgotten when the process ends.
 
+mod audit;
 mod directory;
+mod sign_ins;
+mod user_grants;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,12 +14,13 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use self::directory::Caller;
+use self::directory::{Caller, proven};
 use super::{
     Advance, Advanced, Amended, Amendment, Asked, Attempt, Batch, CallbackFilter, CallerName,
-    Change, Claim, Claimed, Commit, Committed, Forgotten, GoneDestination, Handshake, Identity,
-    Message, Notice, OperationFilter, OwedCallback, Page, Purged, Registered, Registration, Resend,
-    ResendChange, ResendId, Step, Store, StoreError, StoredCallback, Tracked, Work,
+    Change, Claim, Claimed, Commit, Committed, Entry, EntryId, Forgotten, GoneDestination,
+    Handshake, Identity, Message, Notice, OperationFilter, OwedCallback, Page, Purged, Registered,
+    Registration, Resend, ResendChange, ResendId, SignInApp, Step, Store, StoreError,
+    StoredCallback, Tracked, Waking, Work,
 };
 use crate::callback::{self, Callback, CallbackId};
 use crate::courier::{Signers, SigningSecret};
@@ -41,7 +45,12 @@ struct Rows {
     resends: BTreeMap<ResendId, Resend>,
     /// By caller and URL: since when.
     gone: BTreeMap<(CallerName, String), Timestamp>,
+    /// By caller and connection: when it was repaired.
+    wakings: BTreeMap<(CallerName, String), Timestamp>,
     callers: BTreeMap<CallerName, Caller>,
+    audit: BTreeMap<EntryId, Entry>,
+    /// As whom each app signs in, and since when.
+    sign_ins: BTreeMap<SignInApp, (CallerName, Timestamp)>,
     tokens_issued: u64,
 }
 
@@ -288,8 +297,7 @@ impl Rows {
                         Work::Poll { tracked, credential: Credential::Token(token) }
                     }
                     (false, None, Identity::Connection(name)) => {
-                        let caller = self.callers.get(&tracked.caller)?;
-                        let connection = caller.connections.get(name)?.connection.clone();
+                        let connection = proven(&self.callers, &tracked.caller, name)?;
                         Work::Poll { tracked, credential: Credential::Connection(connection) }
                     }
                     (false, None, Identity::HandedIn { .. }) => return None,
@@ -539,6 +547,9 @@ impl Store for MemoryStore {
             it.caller == *caller
                 && page.after.is_none_or(|after| it.operation.id < after)
                 && filter.state.is_none_or(|state| it.operation.state.as_str() == state)
+                && filter.connection.as_ref().is_none_or(|connection| {
+                    it.identity == Identity::Connection(connection.clone())
+                })
         });
         Ok(mine.take(page.limit as usize).cloned().collect())
     }
@@ -678,6 +689,32 @@ impl Store for MemoryStore {
             resend.done_at = advance.done_at;
         }
         Ok(Advanced::Saved { resent })
+    }
+
+    async fn ask_waking(&self, waking: Waking) -> Result<(), StoreError> {
+        let Waking { caller, connection, asked_at } = waking;
+        self.rows().wakings.insert((caller, connection), asked_at);
+        Ok(())
+    }
+
+    async fn wakings(&self, limit: u32) -> Result<Vec<Waking>, StoreError> {
+        let rows = self.rows();
+        let waking = |((caller, connection), asked_at): (&(CallerName, String), &Timestamp)| {
+            Waking { caller: caller.clone(), connection: connection.clone(), asked_at: *asked_at }
+        };
+        let mut wakings: Vec<_> = rows.wakings.iter().map(waking).collect();
+        wakings.sort_by_key(|it| it.asked_at);
+        wakings.truncate(limit as usize);
+        Ok(wakings)
+    }
+
+    async fn finish_waking(&self, waking: &Waking) -> Result<(), StoreError> {
+        let key = (waking.caller.clone(), waking.connection.clone());
+        let mut rows = self.rows();
+        if rows.wakings.get(&key) == Some(&waking.asked_at) {
+            rows.wakings.remove(&key);
+        }
+        Ok(())
     }
 
     async fn gone_destinations(

@@ -2,10 +2,20 @@
 -- its table and key. What is compared or sorted by is in the "C" order whatever the database's is,
 -- or pages of a list would depend on it.
 
--- One row: proves at start that the master key is the one this database was made with.
+-- One row: proves at start that a master key is one that this database was sealed under.
 CREATE TABLE installation (
     only_one BOOLEAN PRIMARY KEY CHECK (only_one),
     sealed_check BYTEA NOT NULL
+);
+
+-- Changes of master keys, and how far each has come.
+CREATE TABLE rekeyings (
+    -- The id of the key that everything is to be sealed under, in hex.
+    key_id TEXT COLLATE "C" PRIMARY KEY,
+    asked_at BIGINT NOT NULL,
+    rewritten BIGINT NOT NULL,
+    unreadable BIGINT NOT NULL,
+    done_at BIGINT
 );
 
 CREATE TABLE callers (
@@ -29,9 +39,25 @@ CREATE TABLE api_keys (
     digest BYTEA PRIMARY KEY,
     id TEXT COLLATE "C" NOT NULL,
     caller TEXT COLLATE "C" NOT NULL REFERENCES callers (name),
-    created_at BIGINT NOT NULL
+    label TEXT,
+    -- Some of `register`, `read` and `manage`, in this order, with a space between.
+    scopes TEXT NOT NULL,
+    created_at BIGINT NOT NULL,
+    expires_at BIGINT,
+    -- Late by some minutes at the most.
+    last_used_at BIGINT
 );
 CREATE UNIQUE INDEX api_keys_by_caller ON api_keys (caller, id);
+
+-- Which apps sign in as which caller, by tokens of Microsoft Entra.
+CREATE TABLE sign_ins (
+    tenant TEXT COLLATE "C" NOT NULL,
+    app TEXT COLLATE "C" NOT NULL,
+    caller TEXT COLLATE "C" NOT NULL REFERENCES callers (name),
+    created_at BIGINT NOT NULL,
+    PRIMARY KEY (tenant, app)
+);
+CREATE INDEX sign_ins_by_caller ON sign_ins (caller);
 
 CREATE TABLE signing_secrets (
     caller TEXT COLLATE "C" NOT NULL REFERENCES callers (name),
@@ -66,7 +92,22 @@ CREATE TABLE connections (
     name TEXT COLLATE "C" NOT NULL,
     tenant TEXT NOT NULL,
     client_id TEXT NOT NULL,
-    sealed_client_secret BYTEA NOT NULL,
+    -- How it proves itself: the word of a kind of proof; `shared` where it is another caller's, and
+    -- `withdrawn` where it was.
+    kind TEXT NOT NULL,
+    -- A client secret, or a certificate with its key; null where the proof is the machine's.
+    sealed_proof BYTEA,
+    -- Where the token of another issuer is.
+    token_file TEXT,
+    -- Of a certificate: SHA-256 in hex, and when it expires.
+    thumbprint TEXT,
+    proof_expires_at BIGINT,
+    -- Whose it is, and that caller's name for it, where it is shared.
+    shared_by TEXT COLLATE "C",
+    shared_name TEXT COLLATE "C",
+    -- When the user signed in on whose behalf it asks. What is sealed then is a refresh token, which is
+    -- another one after each use.
+    signed_in_at BIGINT,
     created_at BIGINT NOT NULL,
     PRIMARY KEY (caller, name)
 );
@@ -106,7 +147,9 @@ CREATE TABLE operations (
     -- What other rows know it by that are many and should be short.
     number BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     id TEXT COLLATE "C" NOT NULL UNIQUE,
-    caller TEXT COLLATE "C" NOT NULL REFERENCES callers (name),
+    -- Whoever registers looks for it, and callers are never removed: a reference would be checked for
+    -- each row, which costs a fifth of what it does to keep one.
+    caller TEXT COLLATE "C" NOT NULL,
     graph_version TEXT NOT NULL,
     graph_id TEXT NOT NULL,
     -- Either a connection of the caller's, or a token that was handed in.
@@ -137,10 +180,13 @@ CREATE TABLE operations (
     troubles BIGINT,
     rejections BIGINT,
     refusals BIGINT,
-    -- blocked
+    -- blocked; and why, where it ended as unauthorized
     refusal TEXT,
+    blocked_since BIGINT,
     blocked_until BIGINT,
     earliest_poll_at BIGINT,
+    -- How often the caller was reminded that a credential is needed.
+    reminders BIGINT,
     -- settled, cancelled
     outcome TEXT,
     rested_at BIGINT,
@@ -153,12 +199,20 @@ CREATE INDEX operations_by_state ON operations (caller, state, id);
 CREATE INDEX operations_at_rest ON operations (rested_at) WHERE rested_at IS NOT NULL;
 CREATE INDEX operations_by_connection ON operations (caller, connection)
     WHERE rested_at IS NULL AND connection IS NOT NULL;
+-- Under which master key what is sealed.
+CREATE INDEX operations_by_token_key ON operations (substr(sealed_token, 1, 8), id)
+    WHERE sealed_token IS NOT NULL;
+CREATE INDEX operations_by_callback_secret_key
+    ON operations (substr(sealed_callback_secret, 1, 8), id)
+    WHERE sealed_callback_secret IS NOT NULL;
 
 -- What is to happen by itself, a narrow row for each operation and callback that is not at rest.
 -- Derived from their states, and kept in step with them by every transaction. A claim changes no
 -- column that is indexed.
 CREATE TABLE steps (
-    operation BIGINT NOT NULL REFERENCES operations (number) ON DELETE CASCADE,
+    -- `operations.number`. Not a reference, which would write to the operation's row for each step: who
+    -- plans one holds the operation, and one that is at rest is forgotten together with its steps.
+    operation BIGINT NOT NULL,
     -- Which callback of the operation's; 0 for the operation itself.
     callback BIGINT NOT NULL,
     lane BIGINT NOT NULL,
@@ -241,6 +295,14 @@ CREATE TABLE gone_destinations (
     PRIMARY KEY (caller, url)
 );
 
+-- Connections that were repaired, for which not all operations are watched again that were blocked.
+CREATE TABLE wakings (
+    caller TEXT COLLATE "C" NOT NULL,
+    connection TEXT COLLATE "C" NOT NULL,
+    asked_at BIGINT NOT NULL,
+    PRIMARY KEY (caller, connection)
+);
+
 -- Bulk resends, and how far each has come. Whoever goes on with one changes callbacks and this row in
 -- one transaction.
 CREATE TABLE resends (
@@ -266,3 +328,27 @@ CREATE TABLE resends (
 CREATE INDEX resends_by_asker ON resends (asked_by, id);
 CREATE INDEX resends_under_way ON resends (id) WHERE done_at IS NULL;
 CREATE INDEX resends_done ON resends (done_at) WHERE done_at IS NOT NULL;
+
+-- Who has changed what, from where, and what came of it. Never what anything consists of. A row is
+-- there before its change is made.
+CREATE TABLE audit (
+    -- Begins with its time, so that later ones sort behind earlier ones.
+    id TEXT COLLATE "C" PRIMARY KEY,
+    at BIGINT NOT NULL,
+    -- `adminKey`; `apiKey` with its id; or `signIn` with the directory, whom in it, and by which app.
+    via TEXT NOT NULL,
+    key_id TEXT,
+    tenant TEXT,
+    subject TEXT,
+    app TEXT,
+    -- Whose things; null where it is about no caller in particular.
+    caller TEXT COLLATE "C",
+    method TEXT NOT NULL,
+    resource TEXT NOT NULL,
+    -- What it is about and what it has made, with a space between.
+    names TEXT NOT NULL,
+    address TEXT,
+    -- The status that it was answered with; null where it may have been made, and may not.
+    result BIGINT
+);
+CREATE INDEX audit_by_caller ON audit (caller, id);

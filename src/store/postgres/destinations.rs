@@ -1,6 +1,6 @@
 //! Where receivers want nothing any more.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use deadpool_postgres::Transaction;
 use jiff::Timestamp;
@@ -18,10 +18,11 @@ const WRITING: &str = "writing what destinations are gone";
 /// Since when the receivers of these registrations want nothing there any more, where that is so.
 pub(super) async fn gone(
     transaction: &Transaction<'_>,
-    registrations: &[&Registration],
+    registrations: impl Iterator<Item = &Registration>,
 ) -> Result<HashMap<(CallerName, String), Timestamp>, StoreError> {
-    let (callers, urls): (Vec<&str>, Vec<&str>) =
-        registrations.iter().map(|it| (it.caller.as_str(), it.callback_url.as_str())).unzip();
+    let wanted: BTreeSet<(&str, &str)> =
+        registrations.map(|it| (it.caller.as_str(), it.callback_url.as_str())).collect();
+    let (callers, urls): (Vec<&str>, Vec<&str>) = wanted.into_iter().unzip();
     let sql = "SELECT caller, url, since FROM gone_destinations \
         WHERE (caller, url) IN (SELECT * FROM unnest($1::text[], $2::text[]))";
     let found = rows(transaction, READING, sql, &[&callers, &urls]).await?;

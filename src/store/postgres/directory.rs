@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use deadpool_postgres::Transaction;
 use jiff::Timestamp;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret as _;
 use tokio_postgres::Row;
 
 use super::connect::{Work, work};
@@ -15,28 +15,28 @@ use super::replicas::DIRECTORY;
 use super::row::Columns;
 use super::{CHANNEL, PostgresStore, rows};
 use crate::courier::{ExtraHeader, Format, Signers, SigningKey, SigningSecret};
-use crate::graph;
-use crate::store::columns::Fields as _;
+use crate::graph::{self, Proof};
+use crate::store::columns::{Fields as _, PROVEN, ProofColumns, millis};
 use crate::store::remembered::Remembered;
-use crate::store::sealed::{
-    self, connection_place, extra_header_place, secret_place, signing_key_place,
-};
+use crate::store::sealed::{self, extra_header_place, secret_place, signing_key_place};
 use crate::store::{
-    ApiKey, CallbackSettings, CallerName, ConnectionSummary, Directory, KeyDigest, Page, Rotated,
-    Rotation, SigningKeySummary, SigningSecretSummary, StoreError,
+    ApiKey, CallbackSettings, CallerName, ConnectionSummary, Directory, KeyAdded, KeyDigest,
+    KeyHolder, KeyUse, Page, Rotated, Rotation, Share, Shared, SignInApp, SigningKeySummary,
+    SigningSecretSummary, StoreError,
 };
 use crate::vault::Vault;
 
-const READING: &str = "reading the directory of callers";
-const WRITING: &str = "writing to the directory of callers";
+pub(super) const READING: &str = "reading the directory of callers";
+pub(super) const WRITING: &str = "writing to the directory of callers";
 
 /// What each request asks for, kept in memory for a moment.
 #[derive(Debug, Default)]
 pub(super) struct KnownDirectory {
-    keys: Remembered<KeyDigest, CallerName>,
+    keys: Remembered<KeyDigest, KeyHolder>,
     /// By caller and name; without a name, the default one.
     connections: Remembered<(CallerName, Option<String>), Arc<graph::Connection>>,
     formats: Remembered<CallerName, Format>,
+    pub(super) sign_ins: Remembered<SignInApp, CallerName>,
 }
 
 impl KnownDirectory {
@@ -45,12 +45,13 @@ impl KnownDirectory {
         self.keys.forget();
         self.connections.forget();
         self.formats.forget();
+        self.sign_ins.forget();
     }
 }
 
 impl PostgresStore {
     /// Writes to the directory, forgets what was known of it, and lets other replicas forget.
-    async fn change<T: Send>(&self, work: impl Work<T>) -> Result<T, StoreError> {
+    pub(super) async fn change<T: Send>(&self, work: impl Work<T>) -> Result<T, StoreError> {
         let changed = self.database.transaction(work).await;
         // Also where it failed: what was committed may have gone unanswered.
         self.known.forget();
@@ -60,7 +61,7 @@ impl PostgresStore {
         changed
     }
 
-    async fn first(
+    pub(super) async fn first(
         &self,
         sql: &str,
         params: &[&(dyn tokio_postgres::types::ToSql + Sync)],
@@ -68,7 +69,7 @@ impl PostgresStore {
         Ok(self.database.query(READING, sql, params).await?.into_iter().next())
     }
 
-    async fn has_caller(&self, caller: &CallerName) -> Result<bool, StoreError> {
+    pub(super) async fn has_caller(&self, caller: &CallerName) -> Result<bool, StoreError> {
         let sql = "SELECT 1 FROM callers WHERE name = $1";
         Ok(self.first(sql, &[&caller.as_str()]).await?.is_some())
     }
@@ -138,7 +139,7 @@ fn add(
     Ok(())
 }
 
-/// Connections with their secrets, those that there are.
+/// Connections with their proofs, those that there are.
 pub(super) async fn connections_of(
     transaction: &Transaction<'_>,
     vault: &Vault,
@@ -149,44 +150,18 @@ pub(super) async fn connections_of(
     }
     let callers: Vec<&str> = keys.iter().map(|(caller, _)| caller.as_str()).collect();
     let names: Vec<&str> = keys.iter().map(|(_, name)| name.as_str()).collect();
-    let sql = "SELECT caller, name, tenant, client_id, sealed_client_secret \
-        FROM unnest($1::text[], $2::text[]) AS wanted (caller, name) \
-        JOIN connections USING (caller, name)";
-    let found = rows(transaction, READING, sql, &[&callers, &names]).await?;
+    let sql = format!(
+        "SELECT proven.* FROM unnest($1::text[], $2::text[]) AS wanted (caller, name) \
+         JOIN {PROVEN} AS proven USING (caller, name)"
+    );
+    let found = rows(transaction, READING, &sql, &[&callers, &names]).await?;
     let read = |row| {
         let columns = Columns { table: "connections", row };
         let caller = columns.word("caller", |it| it.parse().ok())?;
-        let connection = connection(vault, &caller, row).map(Arc::new);
+        let connection = columns.connection(vault, &caller).map(Arc::new);
         Ok(((caller, columns.text("name")?), connection))
     };
     found.iter().map(read).collect()
-}
-
-/// A row of `connections`.
-fn connection(
-    vault: &Vault,
-    caller: &CallerName,
-    row: &Row,
-) -> Result<graph::Connection, StoreError> {
-    let columns = Columns { table: "connections", row };
-    let name = columns.text("name")?;
-    let place = connection_place(caller, &name);
-    Ok(graph::Connection {
-        tenant: columns.text("tenant")?,
-        client_id: columns.text("client_id")?,
-        client_secret: opened(vault, &columns, "sealed_client_secret", &place)?,
-        name,
-    })
-}
-
-fn opened(
-    vault: &Vault,
-    columns: &Columns<'_>,
-    column: &'static str,
-    place: &str,
-) -> Result<SecretString, StoreError> {
-    let sealed = columns.bytes(column)?;
-    sealed::open(vault, place, &sealed).map_err(|error| columns.inconsistent(column, error.into()))
 }
 
 #[async_trait]
@@ -225,28 +200,38 @@ impl Directory for PostgresStore {
         names.iter().map(read).collect()
     }
 
-    async fn caller_by_key(&self, digest: &KeyDigest) -> Result<Option<CallerName>, StoreError> {
+    async fn key_holder(&self, digest: &KeyDigest) -> Result<Option<KeyHolder>, StoreError> {
         let find = async {
-            let sql = "SELECT caller FROM api_keys WHERE digest = $1";
+            let sql = "SELECT id, caller, scopes, expires_at FROM api_keys WHERE digest = $1";
             let found = self.first(sql, &[&digest.0.as_slice()]).await?;
-            let read =
-                |row| Columns { table: "api_keys", row: &row }.word("caller", |it| it.parse().ok());
-            found.map(read).transpose()
+            found.map(|row| Columns { table: "api_keys", row: &row }.key_holder()).transpose()
         };
         self.known.keys.get(digest, find).await
     }
 
-    async fn add_key(&self, caller: &CallerName, key: ApiKey) -> Result<bool, StoreError> {
+    async fn add_key(
+        &self,
+        caller: &CallerName,
+        key: ApiKey,
+        most: u32,
+    ) -> Result<KeyAdded, StoreError> {
         let given = Arc::new((caller.clone(), key));
         let add = work(move |transaction| {
             let given = Arc::clone(&given);
             Box::pin(async move {
                 let (caller, key) = &*given;
+                // Two at once would take the same place.
                 if !lock_caller(transaction, caller).await? {
-                    return Ok(false);
+                    return Ok(KeyAdded::NoSuchCaller);
+                }
+                let sql = "SELECT count(*) AS has FROM api_keys WHERE caller = $1";
+                let found = rows(transaction, READING, sql, &[&caller.as_str()]).await?;
+                let has = |row| Columns { table: "api_keys", row }.number::<u32>("has");
+                if found.first().map(has).transpose()?.is_some_and(|has| has >= most) {
+                    return Ok(KeyAdded::TooMany);
                 }
                 insert_key(transaction, caller, key).await?;
-                Ok(true)
+                Ok(KeyAdded::Added)
             })
         });
         self.change(add).await
@@ -256,8 +241,7 @@ impl Directory for PostgresStore {
         if !self.has_caller(caller).await? {
             return Ok(None);
         }
-        let sql = "SELECT id, digest, created_at FROM api_keys WHERE caller = $1 \
-            ORDER BY created_at, id";
+        let sql = "SELECT * FROM api_keys WHERE caller = $1 ORDER BY created_at, id";
         let keys = self.database.query(READING, sql, &[&caller.as_str()]).await?;
         let read = |row| Columns { table: "api_keys", row }.api_key();
         keys.iter().map(read).collect::<Result<_, _>>().map(Some)
@@ -278,6 +262,20 @@ impl Directory for PostgresStore {
             })
         });
         self.change(revoke).await
+    }
+
+    async fn note_key_uses(&self, uses: Vec<KeyUse>) -> Result<(), StoreError> {
+        let callers: Vec<&str> = uses.iter().map(|it| it.caller.as_str()).collect();
+        let ids: Vec<&str> = uses.iter().map(|it| it.id.as_str()).collect();
+        let times: Vec<i64> = uses.iter().map(|it| it.at.as_millisecond()).collect();
+        // In one order, as every replica notes them. Nothing of it is remembered anywhere, so nobody
+        // need be told.
+        let sql = "UPDATE api_keys SET last_used_at = greatest(api_keys.last_used_at, used.at) \
+            FROM (SELECT api_keys.digest, those.at \
+                FROM unnest($1::text[], $2::text[], $3::bigint[]) AS those (caller, id, at) \
+                JOIN api_keys USING (caller, id) ORDER BY api_keys.digest FOR UPDATE OF api_keys) \
+                AS used WHERE api_keys.digest = used.digest";
+        self.database.query(WRITING, sql, &[&callers, &ids, &times]).await.map(drop)
     }
 
     async fn rotate_secret(
@@ -541,29 +539,31 @@ impl Directory for PostgresStore {
         connection: &graph::Connection,
         now: Timestamp,
     ) -> Result<Option<bool>, StoreError> {
-        let place = connection_place(caller, &connection.name);
-        let sealed = self
-            .vault
-            .seal(&place, connection.client_secret.expose_secret().as_bytes())
-            .context("sealing a client secret")?;
-        let given = Arc::new((caller.clone(), connection.clone(), sealed));
+        let proof = ProofColumns::seal(&self.vault, caller, &connection.name, &connection.proof);
+        let proof = proof.context("sealing a proof")?;
+        let given = Arc::new((caller.clone(), connection.clone(), proof));
         let add = work(move |transaction| {
             let given = Arc::clone(&given);
             Box::pin(async move {
-                let (caller, added, sealed) = &*given;
+                let (caller, added, proof) = &*given;
                 // Two that are the first at once would both be the default.
                 if !lock_caller(transaction, caller).await? {
                     return Ok(None);
                 }
                 let sql = "INSERT INTO connections (caller, name, tenant, client_id, \
-                    sealed_client_secret, created_at) VALUES ($1, $2, $3, $4, $5, $6) \
+                    kind, sealed_proof, token_file, thumbprint, proof_expires_at, created_at) \
+                    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) \
                     ON CONFLICT (caller, name) DO NOTHING RETURNING name";
                 let row = [
                     &caller.as_str() as _,
                     &added.name as _,
                     &added.tenant as _,
                     &added.client_id as _,
-                    sealed as _,
+                    &proof.kind as _,
+                    &proof.sealed_proof as _,
+                    &proof.token_file as _,
+                    &proof.thumbprint as _,
+                    &proof.proof_expires_at as _,
                     &now.as_millisecond() as _,
                 ];
                 if rows(transaction, WRITING, sql, &row).await?.is_empty() {
@@ -585,11 +585,11 @@ impl Directory for PostgresStore {
         if !self.has_caller(caller).await? {
             return Ok(None);
         }
-        let sql = "SELECT connections.name AS name, tenant, client_id, \
-            connections.created_at AS created_at, \
+        let sql = "SELECT connections.name AS name, tenant, client_id, kind, token_file, \
+            thumbprint, proof_expires_at, connections.created_at AS created_at, \
             coalesce(connections.name = callers.default_connection, false) AS is_default \
             FROM connections JOIN callers ON callers.name = connections.caller \
-            WHERE caller = $1 ORDER BY connections.name";
+            WHERE caller = $1 AND signed_in_at IS NULL ORDER BY connections.name";
         let connections = self.database.query(READING, sql, &[&caller.as_str()]).await?;
         let read = |row| {
             let columns = Columns { table: "connections", row };
@@ -608,41 +608,150 @@ impl Directory for PostgresStore {
         }
         let key = (caller.clone(), name.map(str::to_owned));
         let find = async {
-            let sql = "SELECT caller, connections.name, tenant, client_id, sealed_client_secret \
-                FROM connections JOIN callers ON callers.name = caller WHERE caller = $1 \
-                AND connections.name = coalesce($2, callers.default_connection)";
-            let found = self.first(sql, &[&caller.as_str(), &name]).await?;
-            let read = |row| connection(&self.vault, caller, &row).map(Arc::new);
+            let sql = format!(
+                "SELECT proven.* FROM {PROVEN} AS proven \
+                 JOIN callers ON callers.name = proven.caller WHERE proven.caller = $1 \
+                 AND proven.name = coalesce($2, callers.default_connection)"
+            );
+            let found = self.first(&sql, &[&caller.as_str(), &name]).await?;
+            let read = |row: Row| {
+                let columns = Columns { table: "connections", row: &row };
+                columns.connection(&self.vault, caller).map(Arc::new)
+            };
             found.map(read).transpose()
         };
         self.known.connections.get(&key, find).await
     }
 
-    async fn replace_client_secret(
+    async fn replace_proof(
         &self,
         caller: &CallerName,
         name: &str,
-        secret: &SecretString,
+        proof: &Proof,
     ) -> Result<bool, StoreError> {
         if !can_be_stored(name) {
             return Ok(false);
         }
-        let sealed = self
-            .vault
-            .seal(&connection_place(caller, name), secret.expose_secret().as_bytes())
-            .context("sealing a client secret")?;
-        let given = Arc::new((caller.clone(), name.to_owned(), sealed));
+        let proof = ProofColumns::seal(&self.vault, caller, name, proof);
+        let proof = proof.context("sealing a proof")?;
+        let given = Arc::new((caller.clone(), name.to_owned(), proof));
         let replace = work(move |transaction| {
             let given = Arc::clone(&given);
             Box::pin(async move {
-                let (caller, name, sealed) = &*given;
-                let sql = "UPDATE connections SET sealed_client_secret = $3 \
-                    WHERE caller = $1 AND name = $2 RETURNING name";
-                let row = [&caller.as_str() as _, name as _, sealed as _];
+                let (caller, name, proof) = &*given;
+                let sql = "UPDATE connections SET kind = $3, sealed_proof = $4, token_file = $5, \
+                    thumbprint = $6, proof_expires_at = $7 \
+                    WHERE caller = $1 AND name = $2 AND shared_by IS NULL RETURNING name";
+                let row = [
+                    &caller.as_str() as _,
+                    name as _,
+                    &proof.kind as _,
+                    &proof.sealed_proof as _,
+                    &proof.token_file as _,
+                    &proof.thumbprint as _,
+                    &proof.proof_expires_at as _,
+                ];
                 Ok(!rows(transaction, WRITING, sql, &row).await?.is_empty())
             })
         });
         self.change(replace).await
+    }
+
+    async fn share_connection(
+        &self,
+        owner: &CallerName,
+        name: &str,
+        share: &Share,
+        now: Timestamp,
+    ) -> Result<Shared, StoreError> {
+        if !can_be_stored(name) || !can_be_stored(&share.name) {
+            return Ok(Shared::NoSuchConnection);
+        }
+        let given = Arc::new((owner.clone(), name.to_owned(), share.clone()));
+        let give = work(move |transaction| {
+            let given = Arc::clone(&given);
+            Box::pin(async move {
+                let (owner, name, share) = &*given;
+                let (owner, with) = (owner.as_str(), share.with.as_str());
+                // It must not be removed before the share is there to be seen.
+                let sql = "SELECT 1 FROM connections WHERE caller = $1 AND name = $2 \
+                    AND shared_by IS NULL FOR KEY SHARE";
+                if rows(transaction, WRITING, sql, &[&owner, name]).await?.is_empty() {
+                    return Ok(Shared::NoSuchConnection);
+                }
+                if !lock_caller(transaction, &share.with).await? {
+                    return Ok(Shared::NoSuchCaller);
+                }
+                let sql = "INSERT INTO connections (caller, name, tenant, client_id, kind, \
+                    shared_by, shared_name, created_at) \
+                    SELECT $3, $4, tenant, client_id, 'shared', $1, $2, $5 \
+                    FROM connections WHERE caller = $1 AND name = $2 \
+                    ON CONFLICT (caller, name) DO UPDATE SET kind = 'shared' \
+                    WHERE connections.shared_by = $1 AND connections.shared_name = $2 \
+                    RETURNING name";
+                let row = [
+                    &owner as _,
+                    name as _,
+                    &with as _,
+                    &share.name as _,
+                    &now.as_millisecond() as _,
+                ];
+                if rows(transaction, WRITING, sql, &row).await?.is_empty() {
+                    return Ok(Shared::NameTaken);
+                }
+                let sql = "UPDATE callers SET default_connection = $2 \
+                    WHERE name = $1 AND default_connection IS NULL";
+                rows(transaction, WRITING, sql, &[&with, &share.name]).await?;
+                Ok(Shared::Done)
+            })
+        });
+        self.change(give).await
+    }
+
+    async fn withdraw_connection(
+        &self,
+        owner: &CallerName,
+        name: &str,
+        from: &CallerName,
+    ) -> Result<u64, StoreError> {
+        if !can_be_stored(name) {
+            return Ok(0);
+        }
+        let given = Arc::new((owner.clone(), name.to_owned(), from.clone()));
+        let withdraw = work(move |transaction| {
+            let given = Arc::clone(&given);
+            Box::pin(async move {
+                let (owner, name, from) = &*given;
+                let sql = "UPDATE connections SET kind = 'withdrawn' WHERE caller = $1 \
+                    AND shared_by = $2 AND shared_name = $3 AND kind = 'shared' RETURNING name";
+                let row = [&from.as_str() as _, &owner.as_str() as _, name as _];
+                let withdrawn = rows(transaction, WRITING, sql, &row).await?.len();
+                Ok(u64::try_from(withdrawn).unwrap_or(u64::MAX))
+            })
+        });
+        self.change(withdraw).await
+    }
+
+    async fn shares(&self, owner: &CallerName, name: &str) -> Result<Vec<Share>, StoreError> {
+        if !can_be_stored(name) {
+            return Ok(Vec::new());
+        }
+        let sql = "SELECT caller, name, kind FROM connections \
+            WHERE shared_by = $1 AND shared_name = $2 ORDER BY caller, name";
+        let found = self.database.query(READING, sql, &[&owner.as_str(), &name]).await?;
+        found.iter().map(|row| Columns { table: "connections", row }.share()).collect()
+    }
+
+    async fn expiring_proofs(
+        &self,
+        before: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<(CallerName, String, Timestamp)>, StoreError> {
+        let sql = "SELECT caller, name, proof_expires_at FROM connections \
+            WHERE proof_expires_at < $1 ORDER BY proof_expires_at, caller, name LIMIT $2";
+        let parameters = [&before.as_millisecond() as _, &i64::from(limit) as _];
+        let found = self.database.query(READING, sql, &parameters).await?;
+        found.iter().map(|row| Columns { table: "connections", row }.expiring_proof()).collect()
     }
 
     async fn remove_connection(
@@ -670,10 +779,15 @@ impl Directory for PostgresStore {
                 if !rows(transaction, WRITING, sql, &[&caller_name, name]).await?.is_empty() {
                     return Ok(Some(false));
                 }
+                let sql = "SELECT 1 FROM connections WHERE kind = 'shared' \
+                    AND shared_by = $1 AND shared_name = $2 LIMIT 1";
+                if !rows(transaction, WRITING, sql, &[&caller_name, name]).await?.is_empty() {
+                    return Ok(Some(false));
+                }
                 let sql = "DELETE FROM connections WHERE caller = $1 AND name = $2";
                 rows(transaction, WRITING, sql, &[&caller_name, name]).await?;
                 let sql = "UPDATE callers SET default_connection = \
-                    (SELECT min(name) FROM connections WHERE caller = $1) \
+                    (SELECT min(name) FROM connections WHERE caller = $1 AND signed_in_at IS NULL) \
                     WHERE name = $1 AND default_connection = $2";
                 rows(transaction, WRITING, sql, &[&caller_name, name]).await?;
                 Ok(Some(true))
@@ -731,7 +845,7 @@ async fn rotate(
 /// Keeps others from changing what belongs to the caller; whether there is such a caller.
 ///
 /// Not from registering: that refers to the caller, which this lock allows.
-async fn lock_caller(
+pub(super) async fn lock_caller(
     transaction: &Transaction<'_>,
     caller: &CallerName,
 ) -> Result<bool, StoreError> {
@@ -744,12 +858,17 @@ async fn insert_key(
     caller: &CallerName,
     key: &ApiKey,
 ) -> Result<(), StoreError> {
-    let sql = "INSERT INTO api_keys (digest, id, caller, created_at) VALUES ($1, $2, $3, $4)";
+    let sql = "INSERT INTO api_keys (digest, id, caller, label, scopes, created_at, expires_at, \
+        last_used_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
     let row = [
         &key.digest.0.as_slice() as _,
         &key.id as _,
         &caller.as_str() as _,
+        &key.label as _,
+        &key.scopes.to_string() as _,
         &key.created_at.as_millisecond() as _,
+        &millis(key.expires_at) as _,
+        &millis(key.last_used_at) as _,
     ];
     rows(transaction, WRITING, sql, &row).await.map(drop)
 }

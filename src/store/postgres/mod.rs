@@ -13,6 +13,7 @@
 //! No transaction is held while anything outside is asked.
 
 mod address;
+mod audit;
 mod batch;
 mod connect;
 mod destinations;
@@ -28,10 +29,14 @@ mod replicas;
 mod resends;
 mod retention;
 mod row;
+mod safe;
 mod schedule;
 mod schema;
+mod sign_ins;
 mod steps;
 mod time;
+mod user_grants;
+mod wakings;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -58,9 +63,9 @@ use super::handover::Check;
 use super::sealed::{CHECK, CHECK_PLACE};
 use super::{
     Advance, Advanced, Amended, Amendment, Asked, Attempt, Batch, CallbackFilter, CallerName,
-    Claimed, Commit, Committed, Forgotten, GoneDestination, Handshake, Migrated, OperationFilter,
-    Page, Purged, Registered, Registration, Resend, ResendId, Store, StoreError, StoredCallback,
-    Tracked,
+    CannotOpen, Claimed, Commit, Committed, Forgotten, GoneDestination, Handshake, Migrated,
+    OperationFilter, Page, Purged, Registered, Registration, Resend, ResendId, Store, StoreError,
+    StoredCallback, Tracked, Waking,
 };
 use crate::callback::CallbackId;
 use crate::clock::SharedClock;
@@ -113,6 +118,11 @@ pub enum OpenError {
          goes on where it stopped. Or drop the database, if it is not wanted any more"
     )]
     Unfinished,
+    #[error(
+        "the master key does not open this database: give the one it was made with, or add that behind \
+         the first. Nothing was changed"
+    )]
+    OtherKeys(#[source] CannotOpen),
     #[error("the master key does not open this database: give the one it was made with")]
     WrongKey(#[source] VaultError),
     #[error("the vault cannot seal")]
@@ -212,6 +222,7 @@ async fn check_key(database: &Database, vault: &Arc<Vault>) -> Result<(), OpenEr
         })
     });
     let sealed = database.transaction(check).await?.unwrap_or_default();
+    safe::look_for_other_keys(database, vault).await?.map_err(OpenError::OtherKeys)?;
     vault.open(CHECK_PLACE, &sealed).map(drop).map_err(OpenError::WrongKey)
 }
 
@@ -237,7 +248,9 @@ impl Store for PostgresStore {
         let claim = work(move |transaction| {
             let (vault, policy, time) = (Arc::clone(&vault), Arc::clone(&policy), time.clone());
             Box::pin(async move {
+                // By itself, for what it asks is to be answered at once.
                 time.check(transaction).await?;
+                plan_by_keys(transaction).await?;
                 steps::claim(transaction, &vault, &policy, now, lease, hands).await
             })
         });
@@ -248,7 +261,10 @@ impl Store for PostgresStore {
         let policy = Arc::clone(&self.policy);
         let commit = work(move |transaction| {
             let (policy, commits) = (Arc::clone(&policy), Arc::clone(&commits));
-            Box::pin(async move { steps::commit(transaction, &policy, &commits).await })
+            Box::pin(async move {
+                let committing = steps::commit(transaction, &policy, &commits);
+                Ok(tokio::try_join!(plan_by_keys(transaction), committing)?.1)
+            })
         });
         let committed = self.database.transaction(commit).await;
         self.replicas.tell();
@@ -368,6 +384,18 @@ impl Store for PostgresStore {
         advanced
     }
 
+    async fn ask_waking(&self, waking: Waking) -> Result<(), StoreError> {
+        wakings::ask(&self.database, &waking).await
+    }
+
+    async fn wakings(&self, limit: u32) -> Result<Vec<Waking>, StoreError> {
+        wakings::oldest(&self.database, limit).await
+    }
+
+    async fn finish_waking(&self, waking: &Waking) -> Result<(), StoreError> {
+        wakings::finish(&self.database, waking).await
+    }
+
     async fn gone_destinations(
         &self,
         caller: &CallerName,
@@ -427,6 +455,18 @@ impl Store for PostgresStore {
         self.lanes_forgotten_to.store(go_on_after.unwrap_or_default(), Ordering::Relaxed);
         Ok(Forgotten { more: forgotten.more || go_on_after.is_some(), ..forgotten })
     }
+}
+
+/// Lets the statements of this transaction find rows by their keys alone, and plans each of them once
+/// for each connection.
+///
+/// It is what they are written for. Left to itself, the server plans some of them each time, which
+/// takes as long as they do, and others for tables that were empty when the connection was new: until
+/// it next looks at those, minutes later, it reads all of their rows.
+async fn plan_by_keys(transaction: &Transaction<'_>) -> Result<(), StoreError> {
+    let sql = "SET LOCAL plan_cache_mode = force_generic_plan; \
+        SET LOCAL enable_seqscan = off";
+    transaction.batch_execute(sql).await.context("saying how to plan")
 }
 
 /// Runs a statement, prepared once for each connection.

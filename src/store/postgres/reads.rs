@@ -21,8 +21,8 @@ use crate::store::{
 const OPERATION: &str = "id, caller, graph_version, graph_id, connection, token_expires_at, \
     callback_url, client_state, sealed_callback_secret, format, traceparent, tracestate, \
     registered_at, deadline, polls, callbacks, running_notice, state, next_poll_at, \
-    troubles, rejections, refusals, refusal, blocked_until, earliest_poll_at, outcome, rested_at, \
-    last_body";
+    troubles, rejections, refusals, refusal, blocked_since, blocked_until, earliest_poll_at, \
+    reminders, outcome, rested_at, last_body";
 
 /// What [`StoredCallback`] is read from.
 const CALLBACK: &str = "operation_id, number, caller, notice, url, origin, headers, body, owed_at, \
@@ -49,12 +49,15 @@ pub(super) async fn operations(
     // Several statements, each with an index of its own, rather than one for all filters.
     let behind = if after.is_some() { "AND id < $2" } else { "AND $2::text IS NULL" };
     let by_state = if filter.state.is_some() { "AND state = $4" } else { "AND $4::text IS NULL" };
+    let by_connection =
+        if filter.connection.is_some() { "AND connection = $5" } else { "AND $5::text IS NULL" };
     let sql = format!(
-        "SELECT {OPERATION} FROM operations WHERE caller = $1 {behind} {by_state} \
+        "SELECT {OPERATION} FROM operations WHERE caller = $1 {behind} {by_state} {by_connection} \
          ORDER BY id DESC LIMIT $3"
     );
     let (caller, limit) = (caller.as_str(), i64::from(page.limit));
-    let params: [&(dyn ToSql + Sync); _] = [&caller, &after, &limit, &filter.state];
+    let params: [&(dyn ToSql + Sync); _] =
+        [&caller, &after, &limit, &filter.state, &filter.connection];
     let found = database.query("listing operations", &sql, &params).await?;
     found.iter().map(|row| Columns { table: "operations", row }.tracked()).collect()
 }

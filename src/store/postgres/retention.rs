@@ -69,6 +69,9 @@ pub(super) async fn forget(
     let sql =
         format!("DELETE FROM operations WHERE number = ANY($2) AND {at_rest} RETURNING number");
     let operations = rows(transaction, doing, &sql, &[&before, &found]).await?;
+    let forgotten: Vec<i64> = operations.iter().map(number).collect::<Result<_, _>>()?;
+    let sql = "DELETE FROM steps WHERE operation = ANY($1)";
+    rows(transaction, doing, sql, &[&forgotten]).await?;
     let sql = "DELETE FROM idempotency_keys WHERE (caller, key) IN (SELECT caller, key \
         FROM idempotency_keys WHERE first_used_at < $1 \
         ORDER BY caller, key LIMIT $2 FOR UPDATE SKIP LOCKED) RETURNING 1";

@@ -1,11 +1,21 @@
 -- Times are milliseconds since 1970-01-01T00:00:00Z. What is sealed is so by the vault, bound to
 -- its table and key.
 
--- One row: proves at start that the master key is the one this database was made with.
+-- One row: proves at start that a master key is one that this database was sealed under.
 CREATE TABLE installation (
     only_one INTEGER PRIMARY KEY CHECK (only_one = 1),
     sealed_check BLOB NOT NULL
 );
+
+-- Changes of master keys, and how far each has come.
+CREATE TABLE rekeyings (
+    -- The id of the key that everything is to be sealed under, in hex.
+    key_id TEXT PRIMARY KEY,
+    asked_at INTEGER NOT NULL,
+    rewritten INTEGER NOT NULL,
+    unreadable INTEGER NOT NULL,
+    done_at INTEGER
+) WITHOUT ROWID;
 
 CREATE TABLE callers (
     name TEXT PRIMARY KEY,
@@ -20,9 +30,25 @@ CREATE TABLE api_keys (
     digest BLOB PRIMARY KEY,
     id TEXT NOT NULL,
     caller TEXT NOT NULL REFERENCES callers (name),
-    created_at INTEGER NOT NULL
+    label TEXT,
+    -- Some of `register`, `read` and `manage`, in this order, with a space between.
+    scopes TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    expires_at INTEGER,
+    -- Late by some minutes at the most.
+    last_used_at INTEGER
 ) WITHOUT ROWID;
 CREATE UNIQUE INDEX api_keys_by_caller ON api_keys (caller, id);
+
+-- Which apps sign in as which caller, by tokens of Microsoft Entra.
+CREATE TABLE sign_ins (
+    tenant TEXT NOT NULL,
+    app TEXT NOT NULL,
+    caller TEXT NOT NULL REFERENCES callers (name),
+    created_at INTEGER NOT NULL,
+    PRIMARY KEY (tenant, app)
+) WITHOUT ROWID;
+CREATE INDEX sign_ins_by_caller ON sign_ins (caller);
 
 CREATE TABLE signing_secrets (
     caller TEXT NOT NULL REFERENCES callers (name),
@@ -57,7 +83,22 @@ CREATE TABLE connections (
     name TEXT NOT NULL,
     tenant TEXT NOT NULL,
     client_id TEXT NOT NULL,
-    sealed_client_secret BLOB NOT NULL,
+    -- How it proves itself: the word of a kind of proof; `shared` where it is another caller's, and
+    -- `withdrawn` where it was.
+    kind TEXT NOT NULL,
+    -- A client secret, or a certificate with its key; null where the proof is the machine's.
+    sealed_proof BLOB,
+    -- Where the token of another issuer is.
+    token_file TEXT,
+    -- Of a certificate: SHA-256 in hex, and when it expires.
+    thumbprint TEXT,
+    proof_expires_at INTEGER,
+    -- Whose it is, and that caller's name for it, where it is shared.
+    shared_by TEXT,
+    shared_name TEXT,
+    -- When the user signed in on whose behalf it asks. What is sealed then is a refresh token, which is
+    -- another one after each use.
+    signed_in_at INTEGER,
     created_at INTEGER NOT NULL,
     PRIMARY KEY (caller, name)
 ) WITHOUT ROWID;
@@ -124,10 +165,13 @@ CREATE TABLE operations (
     troubles INTEGER,
     rejections INTEGER,
     refusals INTEGER,
-    -- blocked
+    -- blocked; and why, where it ended as unauthorized
     refusal TEXT,
+    blocked_since INTEGER,
     blocked_until INTEGER,
     earliest_poll_at INTEGER,
+    -- How often the caller was reminded that a credential is needed.
+    reminders INTEGER,
     -- settled, cancelled
     outcome TEXT,
     rested_at INTEGER,
@@ -140,6 +184,12 @@ CREATE INDEX operations_by_state ON operations (caller, state, id);
 CREATE INDEX operations_at_rest ON operations (rested_at) WHERE rested_at IS NOT NULL;
 CREATE INDEX operations_by_connection ON operations (caller, connection)
     WHERE rested_at IS NULL AND connection IS NOT NULL;
+-- Under which master key what is sealed.
+CREATE INDEX operations_by_token_key ON operations (substr(sealed_token, 1, 8), id)
+    WHERE sealed_token IS NOT NULL;
+CREATE INDEX operations_by_callback_secret_key
+    ON operations (substr(sealed_callback_secret, 1, 8), id)
+    WHERE sealed_callback_secret IS NOT NULL;
 
 -- What is to happen by itself, a narrow row for each operation and callback that is not at rest.
 -- Derived from their states, and kept in step with them by every transaction. Narrow, because a
@@ -228,6 +278,14 @@ CREATE TABLE gone_destinations (
     PRIMARY KEY (caller, url)
 ) WITHOUT ROWID;
 
+-- Connections that were repaired, for which not all operations are watched again that were blocked.
+CREATE TABLE wakings (
+    caller TEXT NOT NULL,
+    connection TEXT NOT NULL,
+    asked_at INTEGER NOT NULL,
+    PRIMARY KEY (caller, connection)
+) WITHOUT ROWID;
+
 -- Bulk resends, and how far each has come. Whoever goes on with one changes callbacks and this row in
 -- one transaction.
 CREATE TABLE resends (
@@ -253,3 +311,27 @@ CREATE TABLE resends (
 CREATE INDEX resends_by_asker ON resends (asked_by, id);
 CREATE INDEX resends_under_way ON resends (id) WHERE done_at IS NULL;
 CREATE INDEX resends_done ON resends (done_at) WHERE done_at IS NOT NULL;
+
+-- Who has changed what, from where, and what came of it. Never what anything consists of. A row is
+-- there before its change is made.
+CREATE TABLE audit (
+    -- Begins with its time, so that later ones sort behind earlier ones.
+    id TEXT PRIMARY KEY,
+    at INTEGER NOT NULL,
+    -- `adminKey`; `apiKey` with its id; or `signIn` with the directory, whom in it, and by which app.
+    via TEXT NOT NULL,
+    key_id TEXT,
+    tenant TEXT,
+    subject TEXT,
+    app TEXT,
+    -- Whose things; null where it is about no caller in particular.
+    caller TEXT,
+    method TEXT NOT NULL,
+    resource TEXT NOT NULL,
+    -- What it is about and what it has made, with a space between.
+    names TEXT NOT NULL,
+    address TEXT,
+    -- The status that it was answered with; null where it may have been made, and may not.
+    result INTEGER
+) WITHOUT ROWID;
+CREATE INDEX audit_by_caller ON audit (caller, id);

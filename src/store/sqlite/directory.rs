@@ -5,21 +5,20 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, params};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret as _;
 
 use super::SqliteStore;
 use super::error::Context;
 use super::row::Columns;
 use crate::courier::{ExtraHeader, Format, Signers, SigningKey, SigningSecret};
-use crate::graph;
-use crate::store::columns::{Fields as _, millis};
+use crate::graph::{self, Proof};
+use crate::store::columns::{Fields as _, PROVEN, ProofColumns, millis};
 use crate::store::remembered::Remembered;
-use crate::store::sealed::{
-    self, connection_place, extra_header_place, secret_place, signing_key_place,
-};
+use crate::store::sealed::{self, extra_header_place, secret_place, signing_key_place};
 use crate::store::{
-    ApiKey, CallbackSettings, CallerName, ConnectionSummary, Directory, KeyDigest, Page, Rotated,
-    Rotation, SigningKeySummary, SigningSecretSummary, StoreError,
+    ApiKey, CallbackSettings, CallerName, ConnectionSummary, Directory, KeyAdded, KeyDigest,
+    KeyHolder, KeyUse, Page, Rotated, Rotation, Share, Shared, SignInApp, SigningKeySummary,
+    SigningSecretSummary, StoreError,
 };
 use crate::vault::Vault;
 
@@ -142,38 +141,33 @@ pub(super) fn has_connection(
     Ok(!rows(database, sql, [caller.as_str(), name], |_| Ok(()))?.is_empty())
 }
 
-/// A connection with its secret.
+/// A connection with its proof.
 pub(super) fn connection(
     database: &Connection,
     vault: &Vault,
     caller: &CallerName,
     name: &str,
 ) -> Result<Option<graph::Connection>, StoreError> {
-    let sql = "SELECT tenant, client_id, sealed_client_secret FROM connections \
-        WHERE caller = ?1 AND name = ?2";
-    let found = rows(database, sql, params![caller.as_str(), name], |row| {
-        Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get::<_, Vec<u8>>(2)?))
+    let sql = format!("SELECT * FROM {PROVEN} AS proven WHERE caller = ?1 AND name = ?2");
+    let found = rows(database, &sql, params![caller.as_str(), name], |row| {
+        Ok(Columns { table: "connections", row }.connection(vault, caller))
     })?;
-    let Some((tenant, client_id, sealed)) = found.into_iter().next() else { return Ok(None) };
-    let place = connection_place(caller, name);
-    let client_secret = sealed::open(vault, &place, &sealed).map_err(|error| {
-        StoreError::inconsistent("connections", "sealed_client_secret", &place, error)
-    })?;
-    Ok(Some(graph::Connection { name: name.to_owned(), tenant, client_id, client_secret }))
+    found.into_iter().next().transpose()
 }
 
 /// What each request asks for, kept in memory.
 #[derive(Debug, Default)]
 pub(super) struct KnownDirectory {
-    keys: Remembered<KeyDigest, CallerName>,
+    keys: Remembered<KeyDigest, KeyHolder>,
     /// By caller and name; without a name, the default one.
     connections: Remembered<(CallerName, Option<String>), Arc<graph::Connection>>,
     formats: Remembered<CallerName, Format>,
+    pub(super) sign_ins: Remembered<SignInApp, CallerName>,
 }
 
 impl SqliteStore {
     /// Writes to the directory, and forgets what was known of it.
-    async fn change<T, F>(&self, work: F) -> Result<T, StoreError>
+    pub(super) async fn change<T, F>(&self, work: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: FnMut(&Connection) -> Result<T, StoreError> + Send + 'static,
@@ -183,6 +177,7 @@ impl SqliteStore {
             known.keys.forget();
             known.connections.forget();
             known.formats.forget();
+            known.sign_ins.forget();
         };
         self.writer.run_and(work, forget).await
     }
@@ -224,26 +219,36 @@ impl Directory for SqliteStore {
         self.readers.run(list).await
     }
 
-    async fn caller_by_key(&self, digest: &KeyDigest) -> Result<Option<CallerName>, StoreError> {
+    async fn key_holder(&self, digest: &KeyDigest) -> Result<Option<KeyHolder>, StoreError> {
         let key = *digest;
         let find = move |database: &Connection| {
-            let sql = "SELECT caller FROM api_keys WHERE digest = ?1";
+            let sql = "SELECT id, caller, scopes, expires_at FROM api_keys WHERE digest = ?1";
             let found = rows(database, sql, [key.0.as_slice()], |row| {
-                Ok(Columns { table: "api_keys", row }.word("caller", |text| text.parse().ok()))
+                Ok(Columns { table: "api_keys", row }.key_holder())
             })?;
             found.into_iter().next().transpose()
         };
         self.known.keys.get(digest, self.readers.run(find)).await
     }
 
-    async fn add_key(&self, caller: &CallerName, key: ApiKey) -> Result<bool, StoreError> {
+    async fn add_key(
+        &self,
+        caller: &CallerName,
+        key: ApiKey,
+        most: u32,
+    ) -> Result<KeyAdded, StoreError> {
         let caller = caller.clone();
         let add = move |database: &Connection| {
             if live(database, &caller)?.is_none() {
-                return Ok(false);
+                return Ok(KeyAdded::NoSuchCaller);
+            }
+            let sql = "SELECT count(*) FROM api_keys WHERE caller = ?1";
+            let has = rows(database, sql, [caller.as_str()], |row| row.get::<_, u32>(0))?;
+            if has.into_iter().any(|has| has >= most) {
+                return Ok(KeyAdded::TooMany);
             }
             insert_key(database, &caller, &key)?;
-            Ok(true)
+            Ok(KeyAdded::Added)
         };
         self.change(add).await
     }
@@ -254,8 +259,7 @@ impl Directory for SqliteStore {
             if live(database, &caller)?.is_none() {
                 return Ok(None);
             }
-            let sql = "SELECT id, digest, created_at FROM api_keys WHERE caller = ?1 \
-                ORDER BY created_at, id";
+            let sql = "SELECT * FROM api_keys WHERE caller = ?1 ORDER BY created_at, id";
             let keys = rows(database, sql, [caller.as_str()], |row| {
                 Ok(Columns { table: "api_keys", row }.api_key())
             })?;
@@ -271,6 +275,19 @@ impl Directory for SqliteStore {
             Ok(write(database, sql, [caller.as_str(), &id])? > 0)
         };
         self.change(revoke).await
+    }
+
+    async fn note_key_uses(&self, uses: Vec<KeyUse>) -> Result<(), StoreError> {
+        let note = move |database: &Connection| {
+            for KeyUse { caller, id, at } in &uses {
+                let sql = "UPDATE api_keys SET last_used_at = max(coalesce(last_used_at, ?3), ?3) \
+                    WHERE caller = ?1 AND id = ?2";
+                write(database, sql, params![caller.as_str(), id, at.as_millisecond()])?;
+            }
+            Ok(())
+        };
+        // Nothing of it is remembered, so nothing need be forgotten.
+        self.writer.run(note).await
     }
 
     async fn rotate_secret(
@@ -477,18 +494,21 @@ impl Directory for SqliteStore {
                 return Ok(None);
             }
             let sql = "INSERT INTO connections (caller, name, tenant, client_id, \
-                sealed_client_secret, created_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6) \
+                kind, sealed_proof, token_file, thumbprint, proof_expires_at, created_at) \
+                VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) \
                 ON CONFLICT (caller, name) DO NOTHING";
-            let place = connection_place(&caller, &added.name);
-            let sealed = vault
-                .seal(&place, added.client_secret.expose_secret().as_bytes())
-                .context("sealing a client secret")?;
+            let proof = ProofColumns::seal(&vault, &caller, &added.name, &added.proof)
+                .context("sealing a proof")?;
             let row = params![
                 caller.as_str(),
                 added.name,
                 added.tenant,
                 added.client_id,
-                sealed,
+                proof.kind,
+                proof.sealed_proof,
+                proof.token_file,
+                proof.thumbprint,
+                proof.proof_expires_at,
                 now.as_millisecond(),
             ];
             if write(database, sql, row)? == 0 {
@@ -511,11 +531,11 @@ impl Directory for SqliteStore {
             if live(database, &caller)?.is_none() {
                 return Ok(None);
             }
-            let sql = "SELECT connections.name AS name, tenant, client_id, \
-                connections.created_at AS created_at, \
+            let sql = "SELECT connections.name AS name, tenant, client_id, kind, token_file, \
+                thumbprint, proof_expires_at, connections.created_at AS created_at, \
                 connections.name = callers.default_connection AS is_default \
                 FROM connections JOIN callers ON callers.name = connections.caller \
-                WHERE caller = ?1 ORDER BY connections.name";
+                WHERE caller = ?1 AND signed_in_at IS NULL ORDER BY connections.name";
             let connections = rows(database, sql, [caller.as_str()], |row| {
                 let columns = Columns { table: "connections", row };
                 let is_default = columns.get("is_default");
@@ -547,23 +567,111 @@ impl Directory for SqliteStore {
         self.known.connections.get(&key, self.readers.run(find)).await
     }
 
-    async fn replace_client_secret(
+    async fn replace_proof(
         &self,
         caller: &CallerName,
         name: &str,
-        secret: &SecretString,
+        proof: &Proof,
     ) -> Result<bool, StoreError> {
         let (caller, name) = (caller.clone(), name.to_owned());
-        let sealed = self
-            .vault
-            .seal(&connection_place(&caller, &name), secret.expose_secret().as_bytes())
-            .context("sealing a client secret")?;
+        let proof = ProofColumns::seal(&self.vault, &caller, &name, proof);
+        let proof = proof.context("sealing a proof")?;
         let replace = move |database: &Connection| {
-            let sql = "UPDATE connections SET sealed_client_secret = ?3 \
-                WHERE caller = ?1 AND name = ?2";
-            Ok(write(database, sql, params![caller.as_str(), name, sealed])? > 0)
+            let sql = "UPDATE connections SET kind = ?3, sealed_proof = ?4, token_file = ?5, \
+                thumbprint = ?6, proof_expires_at = ?7 \
+                WHERE caller = ?1 AND name = ?2 AND shared_by IS NULL";
+            let row = params![
+                caller.as_str(),
+                name,
+                proof.kind,
+                proof.sealed_proof,
+                proof.token_file,
+                proof.thumbprint,
+                proof.proof_expires_at,
+            ];
+            Ok(write(database, sql, row)? > 0)
         };
         self.change(replace).await
+    }
+
+    async fn share_connection(
+        &self,
+        owner: &CallerName,
+        name: &str,
+        share: &Share,
+        now: Timestamp,
+    ) -> Result<Shared, StoreError> {
+        let (owner, name, share) = (owner.clone(), name.to_owned(), share.clone());
+        let give = move |database: &Connection| {
+            let own = "SELECT 1 FROM connections \
+                WHERE caller = ?1 AND name = ?2 AND shared_by IS NULL";
+            if rows(database, own, [owner.as_str(), &name], |_| Ok(()))?.is_empty() {
+                return Ok(Shared::NoSuchConnection);
+            }
+            if live(database, &share.with)?.is_none() {
+                return Ok(Shared::NoSuchCaller);
+            }
+            let sql = "INSERT INTO connections (caller, name, tenant, client_id, kind, shared_by, \
+                shared_name, created_at) SELECT ?3, ?4, tenant, client_id, 'shared', ?1, ?2, ?5 \
+                FROM connections WHERE caller = ?1 AND name = ?2 \
+                ON CONFLICT (caller, name) DO UPDATE SET kind = 'shared' \
+                WHERE shared_by = ?1 AND shared_name = ?2";
+            let (with, as_name) = (share.with.as_str(), &share.name);
+            let row = params![owner.as_str(), name, with, as_name, now.as_millisecond()];
+            if write(database, sql, row)? == 0 {
+                return Ok(Shared::NameTaken);
+            }
+            let sql = "UPDATE callers SET default_connection = coalesce(default_connection, ?2) \
+                WHERE name = ?1";
+            write(database, sql, [with, as_name])?;
+            Ok(Shared::Done)
+        };
+        self.change(give).await
+    }
+
+    async fn withdraw_connection(
+        &self,
+        owner: &CallerName,
+        name: &str,
+        from: &CallerName,
+    ) -> Result<u64, StoreError> {
+        let (owner, name, from) = (owner.clone(), name.to_owned(), from.clone());
+        let withdraw = move |database: &Connection| {
+            let sql = "UPDATE connections SET kind = 'withdrawn' WHERE caller = ?1 \
+                AND shared_by = ?2 AND shared_name = ?3 AND kind = 'shared'";
+            let withdrawn = write(database, sql, [from.as_str(), owner.as_str(), &name])?;
+            Ok(u64::try_from(withdrawn).unwrap_or(u64::MAX))
+        };
+        self.change(withdraw).await
+    }
+
+    async fn shares(&self, owner: &CallerName, name: &str) -> Result<Vec<Share>, StoreError> {
+        let (owner, name) = (owner.clone(), name.to_owned());
+        let list = move |database: &Connection| {
+            let sql = "SELECT caller, name, kind FROM connections \
+                WHERE shared_by = ?1 AND shared_name = ?2 ORDER BY caller, name";
+            let found = rows(database, sql, [owner.as_str(), &name], |row| {
+                Ok(Columns { table: "connections", row }.share())
+            })?;
+            found.into_iter().collect()
+        };
+        self.readers.run(list).await
+    }
+
+    async fn expiring_proofs(
+        &self,
+        before: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<(CallerName, String, Timestamp)>, StoreError> {
+        let list = move |database: &Connection| {
+            let sql = "SELECT caller, name, proof_expires_at FROM connections \
+                WHERE proof_expires_at < ?1 ORDER BY proof_expires_at, caller, name LIMIT ?2";
+            let found = rows(database, sql, params![before.as_millisecond(), limit], |row| {
+                Ok(Columns { table: "connections", row }.expiring_proof())
+            })?;
+            found.into_iter().collect()
+        };
+        self.readers.run(list).await
     }
 
     async fn remove_connection(
@@ -582,9 +690,14 @@ impl Directory for SqliteStore {
             if !rows(database, used, key, |_| Ok(()))?.is_empty() {
                 return Ok(Some(false));
             }
+            let shared = "SELECT 1 FROM connections WHERE kind = 'shared' \
+                AND shared_by = ?1 AND shared_name = ?2 LIMIT 1";
+            if !rows(database, shared, key, |_| Ok(()))?.is_empty() {
+                return Ok(Some(false));
+            }
             write(database, "DELETE FROM connections WHERE caller = ?1 AND name = ?2", key)?;
             let sql = "UPDATE callers SET default_connection = \
-                (SELECT min(name) FROM connections WHERE caller = ?1) \
+                (SELECT min(name) FROM connections WHERE caller = ?1 AND signed_in_at IS NULL) \
                 WHERE name = ?1 AND default_connection = ?2";
             write(database, sql, key)?;
             Ok(Some(true))
@@ -629,10 +742,19 @@ fn live_keys(
 }
 
 fn insert_key(database: &Connection, caller: &CallerName, key: &ApiKey) -> Result<(), StoreError> {
-    let sql = "INSERT INTO api_keys (digest, id, caller, created_at) VALUES (?1, ?2, ?3, ?4)";
-    let created_at = millis(Some(key.created_at));
-    write(database, sql, params![key.digest.0.as_slice(), key.id, caller.as_str(), created_at])
-        .map(drop)
+    let sql = "INSERT INTO api_keys (digest, id, caller, label, scopes, created_at, expires_at, \
+        last_used_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+    let row = params![
+        key.digest.0.as_slice(),
+        key.id,
+        caller.as_str(),
+        key.label,
+        key.scopes.to_string(),
+        key.created_at.as_millisecond(),
+        millis(key.expires_at),
+        millis(key.last_used_at),
+    ];
+    write(database, sql, row).map(drop)
 }
 
 fn insert_secret(
@@ -651,7 +773,7 @@ fn insert_secret(
     write(database, sql, params![caller.as_str(), id, sealed, now.as_millisecond()]).map(drop)
 }
 
-fn write(
+pub(super) fn write(
     database: &Connection,
     sql: &str,
     params: impl rusqlite::Params,
@@ -660,7 +782,7 @@ fn write(
     written.context("writing to the directory of callers")
 }
 
-fn rows<T>(
+pub(super) fn rows<T>(
     database: &Connection,
     sql: &str,
     params: impl rusqlite::Params,

@@ -108,8 +108,9 @@ pub(super) fn update_operation(
     let sql = "UPDATE operations SET polls = :polls, callbacks = :callbacks, \
         running_notice = :running_notice, state = :state, next_poll_at = :next_poll_at, \
         troubles = :troubles, rejections = :rejections, refusals = :refusals, \
-        refusal = :refusal, blocked_until = :blocked_until, \
-        earliest_poll_at = :earliest_poll_at, outcome = :outcome, rested_at = :rested_at, \
+        refusal = :refusal, blocked_since = :blocked_since, blocked_until = :blocked_until, \
+        earliest_poll_at = :earliest_poll_at, reminders = :reminders, outcome = :outcome, \
+        rested_at = :rested_at, \
         last_body = coalesce(:body, last_body), \
         sealed_token = CASE WHEN :rested_at IS NULL THEN sealed_token END \
         WHERE id = :id RETURNING number, lane, caller, callback_url, callback_origin";
@@ -127,8 +128,10 @@ pub(super) fn update_operation(
                 ":rejections": state.rejections,
                 ":refusals": state.refusals,
                 ":refusal": state.refusal,
+                ":blocked_since": state.blocked_since,
                 ":blocked_until": state.blocked_until,
                 ":earliest_poll_at": state.earliest_poll_at,
+                ":reminders": state.reminders,
                 ":outcome": state.outcome,
                 ":rested_at": state.rested_at,
                 ":body": body.map(Bytes::as_ref),

@@ -4,6 +4,8 @@
 //! commits whatever has queued as one transaction; readers beside it. A lock file keeps a second
 //! process from the same database, whose writer would not know of ours.
 
+mod audit;
+mod backup;
 mod checkpoint;
 mod destinations;
 mod directory;
@@ -17,10 +19,14 @@ mod reader;
 mod resends;
 mod retention;
 mod row;
+mod safe;
 mod schedule;
 mod schema;
+mod sign_ins;
 mod sound;
 mod steps;
+mod user_grants;
+mod wakings;
 mod writer;
 
 use std::collections::HashMap;
@@ -45,15 +51,16 @@ use super::handover::Check;
 use super::sealed::{CHECK, CHECK_PLACE};
 use super::{
     Advance, Advanced, Amended, Amendment, Asked, Attempt, Batch, CallbackFilter, CallerName,
-    Claimed, Commit, Committed, Forgotten, GoneDestination, Handshake, Migrated, OperationFilter,
-    Page, Purged, Registered, Registration, Resend, ResendId, Store, StoreError, StoredCallback,
-    Tracked,
+    CannotOpen, Claimed, Commit, Committed, Forgotten, GoneDestination, Handshake, Migrated,
+    OperationFilter, Page, Purged, Registered, Registration, Resend, ResendId, Store, StoreError,
+    StoredCallback, Tracked, Waking,
 };
 use crate::callback::CallbackId;
 use crate::lane::{self, LaneName};
 use crate::operation::OperationId;
 use crate::vault::{Vault, VaultError};
 
+pub use self::backup::{Backup, BackupError, backup};
 pub use self::export::{Source, unmark};
 pub use self::lock::holder;
 
@@ -123,10 +130,17 @@ pub enum OpenError {
          or choose another path if the file is none of ours"
     )]
     Damaged { found: String },
+    #[error(
+        "the master key does not open this database: give the one it was made with, or add that behind \
+         the first. Nothing was changed"
+    )]
+    OtherKeys(#[source] CannotOpen),
     #[error("the master key does not open this database: give the one it was made with")]
     WrongKey(#[source] VaultError),
     #[error("the database cannot be read or written: restore a backup if that does not pass")]
     Database(#[source] rusqlite::Error),
+    #[error("the database cannot be read")]
+    Unreadable(#[from] StoreError),
     #[error("the vault cannot seal")]
     Vault(#[source] VaultError),
 }
@@ -269,6 +283,7 @@ fn check_key(path: &Path, connection: &Connection, vault: &Vault) -> Result<(), 
         }
         Some(Check::Moved { to, .. }) => Err(OpenError::Moved { path: path.to_owned(), to }),
         Some(check @ (Check::Sealed(_) | Check::Unfinished(_))) => {
+            safe::look_for_other_keys(connection, vault)?.map_err(OpenError::OtherKeys)?;
             vault.open(CHECK_PLACE, &check.write()).map(drop).map_err(OpenError::WrongKey)
         }
     }
@@ -335,12 +350,15 @@ impl Store for SqliteStore {
         let list = move |database: &Connection| {
             let after = page.after.map(|id| id.to_string());
             let by_state = if filter.state.is_some() { "AND state = ?4" } else { "AND ?4 IS NULL" };
+            let by_connection =
+                if filter.connection.is_some() { "AND connection = ?5" } else { "AND ?5 IS NULL" };
             let behind = if after.is_some() { "AND id < ?2" } else { "AND ?2 IS NULL" };
             let sql = format!(
-                "SELECT * FROM operations WHERE caller = ?1 {behind} {by_state} \
+                "SELECT * FROM operations WHERE caller = ?1 {behind} {by_state} {by_connection} \
                  ORDER BY id DESC LIMIT ?3"
             );
-            let params = params![caller.as_str(), after, page.limit, filter.state];
+            let params =
+                params![caller.as_str(), after, page.limit, filter.state, filter.connection];
             list(database, &sql, params, lives::tracked)
         };
         self.readers.run(list).await
@@ -433,6 +451,19 @@ impl Store for SqliteStore {
     async fn advance_resend(&self, advance: Arc<Advance>) -> Result<Advanced, StoreError> {
         let policy = self.policy.clone();
         self.writer.run(move |database| resends::advance(database, &policy, &advance)).await
+    }
+
+    async fn ask_waking(&self, waking: Waking) -> Result<(), StoreError> {
+        self.writer.run(move |database| wakings::ask(database, &waking)).await
+    }
+
+    async fn wakings(&self, limit: u32) -> Result<Vec<Waking>, StoreError> {
+        self.readers.run(move |database| wakings::oldest(database, limit)).await
+    }
+
+    async fn finish_waking(&self, waking: &Waking) -> Result<(), StoreError> {
+        let waking = waking.clone();
+        self.writer.run(move |database| wakings::finish(database, &waking)).await
     }
 
     async fn gone_destinations(

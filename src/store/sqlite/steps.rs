@@ -17,6 +17,7 @@ use crate::courier::{ExtraHeader, Signers};
 use crate::graph::Credential;
 use crate::lane::{self, LaneName};
 use crate::operation::after;
+use crate::store::broken::BrokenSteps;
 use crate::store::columns::Fields as _;
 use crate::store::{
     Amended, Amendment, Attempt, CallerName, Change, Claim, Claimed, Commit, Committed,
@@ -117,21 +118,17 @@ pub(super) fn claim(
     hands: usize,
 ) -> Result<Vec<Claimed>, StoreError> {
     let mut claimed = Vec::new();
-    let mut known = KnownCallers::default();
+    let (mut known, mut broken) = (KnownCallers::default(), BrokenSteps::default());
     for handed_out in schedule::hand_out(database, policy, now, lease, hands)? {
         let schedule::HandedOut { key, token, lane } = handed_out;
         let work = match work(database, vault, &mut known, key, lane.is_none(), now) {
             Ok(Some(work)) => work,
-            // One row that cannot be read must not keep all others from their steps. It stays
-            // claimed, so it comes up again, and is reported again, once in a lease.
-            Ok(None) | Err(StoreError::Inconsistent { .. }) => {
-                let schedule::Key { operation, callback } = key;
-                tracing::error!(
-                    operation,
-                    callback,
-                    "cannot take the step of callback {callback} (0 for the poll) of the operation \
-                     with number {operation}: its row is broken",
-                );
+            Ok(None) => {
+                broken.pass_over(key.operation, key.callback.into(), None);
+                continue;
+            }
+            Err(error @ StoreError::Inconsistent { .. }) => {
+                broken.pass_over(key.operation, key.callback.into(), Some(&error));
                 continue;
             }
             Err(error) => return Err(error),

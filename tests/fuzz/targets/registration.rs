@@ -11,11 +11,13 @@ use async_trait::async_trait;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::http::{Method, Request, StatusCode, header};
-use engagement_bridge::api::{Api, Limits, Parts, router};
+use engagement_bridge::api::{Api, Limits, Parts, Proxies, router};
 use engagement_bridge::clock::Clock;
 use engagement_bridge::courier::Egress;
 use engagement_bridge::courier::egress::{Ports, Rules};
-use engagement_bridge::graph::{Connection, GraphRoot, Reference};
+use engagement_bridge::graph::{
+    Connection, Examination, Examiner, GraphRoot, Proof, Reference, TooSoon,
+};
 use engagement_bridge::names::{LookupError, Names};
 use engagement_bridge::nudge::Nudge;
 use engagement_bridge::provision::add_caller;
@@ -78,6 +80,16 @@ struct Answer {
     body: Bytes,
 }
 
+/// Has no Graph to try connections out at, which no registration asks for.
+struct NoGraph;
+
+#[async_trait]
+impl Examiner for NoGraph {
+    async fn examine(&self, _: &Connection) -> Result<Examination, TooSoon> {
+        Err(TooSoon { wait: std::time::Duration::ZERO })
+    }
+}
+
 impl Fresh {
     fn new() -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
@@ -89,7 +101,7 @@ impl Fresh {
                 name: "contoso".to_owned(),
                 tenant: "contoso.example".to_owned(),
                 client_id: "11111111-2222-3333-4444-555555555555".to_owned(),
-                client_secret: SecretString::from("client-secret"),
+                proof: Proof::Secret(SecretString::from("client-secret")),
             };
             store.add_connection(&shop, &connection, Noon.now()).await.unwrap();
             added.unwrap().api_key
@@ -98,8 +110,11 @@ impl Fresh {
         let egress = Egress::new(rules, Arc::new(AllNames), Arc::new(Noon));
         let (router, document) = router(Api::new(Parts {
             store: store.clone(),
-            directory: store,
+            directory: store.clone(),
+            audit: store.clone(),
+            safe: store,
             egress: Arc::new(egress),
+            examiner: Arc::new(NoGraph),
             handshakes: None,
             clock: Arc::new(Noon),
             nudge: Arc::new(Nudge::default()),
@@ -107,6 +122,7 @@ impl Fresh {
             operations: operation::Policy::default(),
             callbacks: callback::Policy::default(),
             admin_key: KeyDigest([0; 32]),
+            proxies: Proxies::default(),
             limits: Limits {
                 requests_per_second: u32::MAX.try_into().unwrap(),
                 ..Limits::default()

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use engagement_bridge::callback::{self, Reply};
-use engagement_bridge::graph::Credential;
+use engagement_bridge::graph::{Credential, Proof};
 use engagement_bridge::lane::Report;
 use engagement_bridge::operation::{Answer, OperationId, State};
 use engagement_bridge::store::{
@@ -288,9 +288,9 @@ async fn what_lapses_needs_no_lane(bench: &Bench) {
 async fn a_poll_comes_with_its_credential(bench: &Bench) {
     bench.keep([on_lane(1, "handed-in")]).await;
     bench.keep([registration(2)]).await;
-    let secret = secrecy::SecretString::from("replaced");
+    let replaced = Proof::Secret("replaced".into());
     let contoso = caller("contoso");
-    assert!(bench.replace_client_secret(&contoso, "contoso", &secret).await.unwrap());
+    assert!(bench.replace_proof(&contoso, "contoso", &replaced).await.unwrap());
     for claimed in bench.claim_at(after(60), 10).await {
         let Work::Poll { tracked, credential } = claimed.work else { panic!("two polls") };
         match credential {
@@ -301,7 +301,7 @@ async fn a_poll_comes_with_its_credential(bench: &Bench) {
             }
             Credential::Connection(found) => {
                 assert_eq!(found.tenant, connection("contoso").tenant);
-                assert_eq!(found.client_secret.expose_secret(), "replaced");
+                assert_eq!(found.proof.secret().unwrap().expose_secret(), "replaced");
             }
         }
     }

@@ -12,8 +12,8 @@ use engagement_bridge::operation::{
     decide,
 };
 use engagement_bridge::store::{
-    Amended, Amendment, CallbackFilter, Committed, Idempotency, Identity, OperationFilter, Page,
-    Purged, Registered, Registration, Rotation, Work,
+    Amended, Amendment, AuditFilter, CallbackFilter, Committed, Idempotency, Identity,
+    OperationFilter, Page, Purged, Registered, Registration, Rotation, Work,
 };
 use engagement_bridge::worker::{Retention, forget_what_rests};
 use jiff::Timestamp;
@@ -363,15 +363,26 @@ async fn lists_are_paged_newest_first_and_filtered(bench: &Bench) {
     assert_eq!(ids(all(), None, 2).await, [5, 4]);
     assert_eq!(ids(all(), Some(4), 2).await, [3, 2]);
     assert_eq!(ids(all(), Some(2), 2).await, [1]);
-    assert_eq!(ids(OperationFilter { state: Some("settled") }, None, 9).await, [0; 0]);
+    assert_eq!(
+        ids(OperationFilter { state: Some("settled"), ..OperationFilter::default() }, None, 9)
+            .await,
+        [0; 0]
+    );
 
     let now = after(60);
     for claimed in bench.claim_at(now, 2).await {
         bench.commit_one(polled(claimed, Answer::Gone, now)).await;
     }
-    let settled = ids(OperationFilter { state: Some("settled") }, None, 9).await;
+    let settled =
+        ids(OperationFilter { state: Some("settled"), ..OperationFilter::default() }, None, 9)
+            .await;
     assert_eq!(settled.len(), 2);
-    assert_eq!(ids(OperationFilter { state: Some("watching") }, None, 9).await.len(), 3);
+    assert_eq!(
+        ids(OperationFilter { state: Some("watching"), ..OperationFilter::default() }, None, 9)
+            .await
+            .len(),
+        3
+    );
 
     let listed = |filter: CallbackFilter, after, limit| {
         let (contoso, page) = (contoso.clone(), Page { after, limit });
@@ -546,10 +557,16 @@ async fn a_round_of_retention_goes_on_while_there_is_anything_to_forget() {
     let bench = Bench::memory().await;
     bench.keep((0..1_200).map(|n| with_key(n, n))).await;
     let day = Duration::from_hours(24);
-    let retention = Retention { idempotency_keys: day / 2, ..Retention::default() };
+    for n in 0..1_200_u32 {
+        bench.begin_change(super::audit::entry(after(n.into()), 0)).await.unwrap();
+    }
+    let retention = Retention { idempotency_keys: day / 2, audit: day / 2, ..Retention::default() };
     let (store, clock, stop) = (bench.store.clone(), Arc::new(NextDay), CancellationToken::new());
-    let forgetting = forget_what_rests(store, clock, retention, stop);
+    let audit = bench.store.clone();
+    let forgetting = forget_what_rests(store, audit, clock, retention, stop);
     // Less than there is between two rounds.
     drop(tokio::time::timeout(seconds(60), forgetting).await);
     bench.keep((0..1_200).map(|n| with_key(n + 1_200, n))).await;
+    let page = Page { after: None, limit: 9 };
+    assert_eq!(bench.changes(&AuditFilter::default(), page).await.unwrap(), []);
 }

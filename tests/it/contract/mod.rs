@@ -1,12 +1,15 @@
 //! The contract of `store/mod.rs` as laws, each run against every backend.
 
 mod alike;
+mod audit;
+mod blocked;
 mod claiming;
 mod destinations;
 mod directory;
 mod handshakes;
 mod keeping;
 mod resends;
+mod sign_ins;
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -20,8 +23,8 @@ use engagement_bridge::store::memory::MemoryStore;
 use engagement_bridge::store::postgres::{Address, PostgresStore};
 use engagement_bridge::store::sqlite::SqliteStore;
 use engagement_bridge::store::{
-    Attempt, Change, Claimed, Commit, Committed, Directory, OwedCallback, Registered, Registration,
-    Store, Work,
+    Attempt, AuditLog, Change, Claimed, Commit, Committed, Directory, OwedCallback, Registered,
+    Registration, Safe, Store, Work,
 };
 use engagement_bridge::vault::{MasterKey, Vault};
 use jiff::Timestamp;
@@ -31,13 +34,14 @@ use crate::world::NoNames;
 
 pub(crate) const LEASE: Duration = Duration::from_mins(1);
 
-/// Both halves of the contract.
-pub(crate) trait Backend: Store + Directory {}
-impl<T: Store + Directory> Backend for T {}
+/// All of the contract.
+pub(crate) trait Backend: Store + Directory + AuditLog {}
+impl<T: Store + Directory + AuditLog> Backend for T {}
 
 /// A backend with one caller, `contoso`, who has a connection of the same name.
 pub(crate) struct Bench {
     store: Arc<dyn Backend>,
+    pub(crate) safe: Arc<dyn Safe>,
     _directory: Option<tempfile::TempDir>,
 }
 
@@ -71,7 +75,10 @@ impl Bench {
         Self::furnish(Arc::new(store), None).await
     }
 
-    async fn furnish(store: Arc<dyn Backend>, directory: Option<tempfile::TempDir>) -> Self {
+    async fn furnish<S: Backend + Safe + 'static>(
+        store: Arc<S>,
+        directory: Option<tempfile::TempDir>,
+    ) -> Self {
         let secret = support::SECRET.parse().unwrap();
         let contoso = caller("contoso");
         assert!(
@@ -79,7 +86,12 @@ impl Bench {
         );
         let added = store.add_connection(&contoso, &connection("contoso"), NOON).await.unwrap();
         assert_eq!(added, Some(true));
-        Self { store, _directory: directory }
+        Self { safe: store.clone(), store, _directory: directory }
+    }
+
+    /// The store, for whoever holds it longer than this.
+    pub(crate) fn store(&self) -> Arc<dyn Backend> {
+        Arc::clone(&self.store)
     }
 
     pub(crate) async fn register_one(&self, registration: Registration) -> Registered {

@@ -43,6 +43,22 @@ async fn callers_and_connections_are_added_alike_with_and_without_a_running_brid
         let caller = serve.client(added["apiKey"].as_str().unwrap());
         assert!(caller.get("/v1/operations").await.status.is_success());
     }
+    let keys = home.json(&["callers", "keys", "shop"]).await["keys"].clone();
+    let wanted = ["--scope", "read,register", "--label", "till", "--expires-after", "90d"];
+    let till = home.json(&[&["callers", "add-key", "shop"], &wanted[..]].concat()).await;
+    assert_eq!(till["scopes"], serde_json::json!(["register", "read"]));
+    let at_till = serve.client(till["apiKey"].as_str().unwrap());
+    assert!(at_till.get("/v1/operations").await.status.is_success());
+    assert_eq!(at_till.delete("/v1/keys/key_0").await.status.as_u16(), 403);
+    let listed = home.json(&["callers", "keys", "shop"]).await["keys"].clone();
+    assert_eq!(
+        (&listed[1]["label"], &listed[1]["expiresAt"]),
+        (&"till".into(), &till["expiresAt"])
+    );
+    let revoked = home.run(&["callers", "revoke-key", "shop", till["id"].as_str().unwrap()]).await;
+    assert!(revoked.status.success(), "{revoked:?}");
+    assert_eq!(at_till.get("/v1/operations").await.status.as_u16(), 401);
+    assert_eq!(home.json(&["callers", "keys", "shop"]).await["keys"][0]["id"], keys[0]["id"]);
     let another = home.json(&["callers", "add-key", "shop"]).await;
     let caller = serve.client(another["apiKey"].as_str().unwrap());
     assert!(caller.get("/v1/operations").await.status.is_success());
@@ -61,6 +77,7 @@ async fn callers_and_connections_are_added_alike_with_and_without_a_running_brid
             &["callers", "add", "shop"][..],
             &["callers", "add", "Not A Name"],
             &["callers", "add-key", "nobody"],
+            &["callers", "revoke-key", "shop", "key_0"],
             &["callers", "rotate-secret", "nobody"],
             &["callers", "rotate-secret", "shop", "--overlap", "8d"],
             &["connections", "list", "--caller", "nobody"],
@@ -75,10 +92,30 @@ async fn callers_and_connections_are_added_alike_with_and_without_a_running_brid
     assert!(there[0].contains("There is a caller of that name"), "{there:?}");
     assert!(there[1].contains("name: expected 1 to 64"), "{there:?}");
     assert!(there[2].contains("no caller of that name"), "{there:?}");
-    assert!(there[3].contains("no caller of that name"), "{there:?}");
-    assert!(there[4].contains("overlapSeconds: 0 to 604800 seconds"), "{there:?}");
+    assert!(there[3].contains("nothing of yours at this address"), "{there:?}");
+    assert!(there[4].contains("no caller of that name"), "{there:?}");
+    assert!(there[5].contains("overlapSeconds: 0 to 604800 seconds"), "{there:?}");
+    let audit = async || home.json(&["audit", "--by", "adminKey"]).await["entries"].clone();
+    let with_bridge = audit().await;
     assert!(serve.terminate().await.success());
     assert_eq!(refusals().await, there, "refused in other words");
+    let entries = audit().await;
+    assert_eq!(entries, with_bridge, "what was refused is not there");
+    let told = |entry: &serde_json::Value| {
+        let names: Vec<_> =
+            entry["names"].as_array().unwrap().iter().map(|it| it.as_str().unwrap()).collect();
+        let text = |member: &str| entry[member].as_str().unwrap_or("nothing").to_owned();
+        assert!(entry["result"].as_u64().is_some_and(|it| it < 300), "{entry}");
+        format!("{} {} {}: {}", text("address"), text("method"), text("resource"), names.join(" "))
+    };
+    let told: Vec<_> = entries.as_array().unwrap().iter().rev().map(told).collect();
+    assert_eq!(told[0], "nothing POST /v1/admin/callers: shop");
+    assert_eq!(told[2], "127.0.0.1 POST /v1/admin/callers: desk");
+    let id = till["id"].as_str().unwrap();
+    assert_eq!(told[3], format!("127.0.0.1 POST /v1/admin/callers/{{caller}}/keys: {id}"));
+    let path = "/v1/admin/callers/{caller}/keys/{id}";
+    assert_eq!(told[4], format!("127.0.0.1 DELETE {path}: {id}"));
+    assert_eq!(told.len(), 7, "{told:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,6 @@
 //! The real binary as a process of its own: started, asked, stopped, killed.
 
+mod backups;
 mod commands;
 mod copies;
 mod damage;
@@ -7,11 +8,13 @@ mod egress;
 mod kills;
 mod migrations;
 mod ordeal;
+mod planted;
 mod refusals;
 mod replicas;
 mod restarts;
 mod secrets;
 mod trouble;
+mod vault;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -121,6 +124,7 @@ impl Home {
             "11111111-2222-3333-4444-555555555555",
             "--client-secret-file",
             secret.to_str().unwrap(),
+            "--no-test",
         ];
         self.json(&[&connection[..], &registration[..]].concat()).await;
         added
@@ -176,7 +180,12 @@ impl Serve {
         reading.spawn(async move {
             while let Ok(Some(line)) = lines.next_line().await {
                 let entry: Value = serde_json::from_str(&line).unwrap_or_default();
-                if let Some(bound) = entry["address"].as_str() {
+                let in_text = line.split_once("listening on http://").map(|(_, rest)| rest);
+                let in_text = in_text.and_then(|rest| rest.split_whitespace().next());
+                let is_known = found.borrow().is_some();
+                if let Some(bound) = entry["address"].as_str().or(in_text)
+                    && !is_known
+                {
                     found.send_replace(bound.parse().ok());
                 }
                 let mut log = written.lock().unwrap();

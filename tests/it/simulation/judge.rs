@@ -46,6 +46,9 @@ pub(crate) fn judge(ending: &Ending) -> Verdicts {
         it_was_never_contradicted(tracked, &record)?;
         that_it_runs_is_told_once_where_that_is_wanted(plan, tracked, &record, &ending.callbacks)?;
     }
+    for tracked in &ending.operations {
+        a_blocked_one_was_reminded_in_time(plan, tracked, &ending.callbacks)?;
+    }
     a_bulk_resend_is_granted_once(ending, &record)?;
     if plan.has_a_house_without_stalls() {
         nothing_is_told_twice(&record)?;
@@ -306,6 +309,54 @@ fn that_it_runs_is_told_once_where_that_is_wanted(
     Ok(())
 }
 
+/// What ended for want of a credential says why; and in a calm house its caller was told when it was
+/// blocked, when half of the time was over, and when nine tenths were.
+fn a_blocked_one_was_reminded_in_time(
+    plan: &Plan,
+    tracked: &Tracked,
+    callbacks: &[StoredCallback],
+) -> Verdicts {
+    let operation = &tracked.operation;
+    let State::Settled { outcome, refusal, at: ended_at } = operation.state else { return Ok(()) };
+    let is_unauthorized = outcome == Outcome::Unauthorized;
+    hold!(
+        refusal.is_some() == is_unauthorized,
+        "{} ended as {outcome:?}, {refusal:?}",
+        operation.id
+    );
+    if !is_unauthorized || !plan.has_a_calm_house() {
+        return Ok(());
+    }
+    let owed = of_operation(callbacks, operation.id);
+    let notices = owed.iter().filter(|it| it.notice.0 == "credentialNeeded");
+    let mut notices: Vec<Duration> = notices.map(|it| elapsed(it.callback.owed_at)).collect();
+    notices.sort_unstable();
+    let (grace, ended, latest) =
+        (operations_policy().credential_grace, elapsed(ended_at), delay(plan));
+    // The notice with which its last wait began; none, where the deadline cut that short.
+    let is_first =
+        |begun: &Duration| *begun + grace <= ended + MOMENT && ended <= *begun + grace + latest;
+    let Some(begun) = notices.iter().rev().copied().find(is_first) else { return Ok(()) };
+    let reminders: Vec<Duration> =
+        notices.iter().filter(|it| begun < **it).map(|it| it.saturating_sub(begun)).collect();
+    hold!(reminders.len() <= 2, "{} was reminded at {reminders:?}", operation.id);
+    // What comes so late that the next is due as well is not owed twice.
+    let is_enough = reminders.len() == 2 || grace / 10 <= latest;
+    hold!(is_enough, "{} was reminded at {reminders:?} of {grace:?}", operation.id);
+    for (at, tenths) in reminders.iter().zip([5, 9]) {
+        let due = grace / 10 * tenths;
+        let is_in_time = due <= *at + MOMENT && (*at <= due + latest || grace / 10 <= latest);
+        hold!(is_in_time, "{} was reminded at {at:?}, not {due:?}", operation.id);
+    }
+    Ok(())
+}
+
+/// How long it takes the hands of the workers at the most to come around all lanes.
+fn delay(plan: &Plan) -> Duration {
+    let lanes = 2 + plan.receivers.len();
+    STEP * (u32::try_from(lanes.div_ceil(2 * plan.hands)).unwrap() + 1)
+}
+
 /// What a bulk resend was asked for is sent again by it, each callback once, or by another wish; and
 /// nothing else is.
 fn a_bulk_resend_is_granted_once(ending: &Ending, record: &Record) -> Verdicts {
@@ -433,9 +484,7 @@ fn whoever_is_in_trouble_is_spared(plan: &Plan, record: &Record) -> Verdicts {
 /// Promise 5: the bound on waiting. A step waits for its own lane, and else for no longer than it
 /// takes the workers' hands to go around all lanes once.
 fn nobody_waits_for_others(plan: &Plan, ending: &Ending, record: &Record) -> Verdicts {
-    let lanes = 2 + plan.receivers.len();
-    let rounds = u32::try_from(lanes.div_ceil(2 * plan.hands)).unwrap() + 1;
-    let bound = STEP * rounds;
+    let bound = delay(plan);
     for stored in &ending.callbacks {
         let receiver = &plan.receivers[number_in(&stored.url)];
         if !receiver.is_good() {

@@ -319,7 +319,8 @@ impl Graph for WayOut {
         let plan = &outside.plan.operations[operation];
         let begun_at = outside.elapsed();
         let turn = next(&mut outside.record.lock().unwrap().polls_begun[operation]);
-        let unpolled = |hindrance| Poll { event: Event::Unpolled(hindrance), body: None };
+        let unpolled =
+            |hindrance| Poll { event: Event::Unpolled(hindrance), body: None, renewed: None };
         if matches!(plan.answer(turn), Answer::NoToken) && turn < plan.answers.len() {
             outside.note(&format!("{}: no token", inquiry.operation));
             return unpolled(Hindrance::Refused(Refusal::ClientRefused));
@@ -335,6 +336,7 @@ impl Graph for WayOut {
         let no_answer = Poll {
             event: Event::Polled(operation::Answer::Trouble { retry_after: None }),
             body: None,
+            renewed: None,
         };
         let delay = plan.delay(turn);
         if left <= delay.before() {
@@ -370,7 +372,7 @@ impl Graph for WayOut {
         tokio::time::sleep(delay.after()).await;
         outside.note(&format!("{}: Graph answers {answer:?}", inquiry.operation));
         outside.record.lock().unwrap().polls[index].answered_at = Some(outside.elapsed());
-        Poll { event: Event::Polled(answer), body: body(operation, answer) }
+        Poll { event: Event::Polled(answer), body: body(operation, answer), renewed: None }
     }
 }
 

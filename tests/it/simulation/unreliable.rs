@@ -6,15 +6,17 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use engagement_bridge::callback::{CallbackId, State};
+use engagement_bridge::graph::Connection;
 use engagement_bridge::lane::LaneName;
 use engagement_bridge::operation::OperationId;
 use engagement_bridge::store::{
     Advance, Advanced, Amended, Amendment, Asked, Attempt, Batch, CallbackFilter, CallerName,
     Change, Claimed, Commit, Committed, Forgotten, GoneDestination, Handshake, OperationFilter,
     Page, Purged, Registered, Registration, Resend, ResendChange, ResendId, Store, StoreError,
-    StoredCallback, Tracked,
+    StoredCallback, Tracked, UserGrants, Waking,
 };
 use jiff::Timestamp;
+use secrecy::SecretString;
 use tokio::runtime::Runtime;
 
 use super::outside::{Outside, number_in};
@@ -93,6 +95,31 @@ impl Unreliable {
                 _ => {}
             }
         }
+    }
+}
+
+#[async_trait]
+impl UserGrants for Unreliable {
+    async fn keep_user(
+        &self,
+        caller: &CallerName,
+        connection: &Connection,
+    ) -> Result<bool, StoreError> {
+        self.inner.keep_user(caller, connection).await
+    }
+
+    async fn renew_user(
+        &self,
+        caller: &CallerName,
+        name: &str,
+        signed_in_at: Timestamp,
+        refresh_token: &SecretString,
+    ) -> Result<bool, StoreError> {
+        self.inner.renew_user(caller, name, signed_in_at, refresh_token).await
+    }
+
+    async fn forget_users(&self, before: Timestamp, limit: u32) -> Result<u32, StoreError> {
+        self.inner.forget_users(before, limit).await
     }
 }
 
@@ -269,6 +296,18 @@ impl Store for Unreliable {
         page: Page<String>,
     ) -> Result<Vec<GoneDestination>, StoreError> {
         now(self.inner.gone_destinations(caller, page))
+    }
+
+    async fn ask_waking(&self, waking: Waking) -> Result<(), StoreError> {
+        self.befall("ask for waking", self.inner.ask_waking(waking)).await
+    }
+
+    async fn wakings(&self, limit: u32) -> Result<Vec<Waking>, StoreError> {
+        now(self.inner.wakings(limit))
+    }
+
+    async fn finish_waking(&self, waking: &Waking) -> Result<(), StoreError> {
+        self.befall("finish a waking", self.inner.finish_waking(waking)).await
     }
 
     async fn bring_back(&self, caller: &CallerName, url: &str) -> Result<bool, StoreError> {

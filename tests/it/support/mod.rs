@@ -1,5 +1,6 @@
 //! What tests share: plain values to start from, PostgreSQL, and ways that can be cut.
 
+pub(crate) mod certificates;
 pub(crate) mod postgres;
 pub(crate) mod relay;
 
@@ -7,9 +8,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use engagement_bridge::courier::Format;
-use engagement_bridge::graph::{AccessToken, ApiVersion, Connection, Credential, Reference};
+use engagement_bridge::graph::{AccessToken, ApiVersion, Connection, Credential, Proof, Reference};
 use engagement_bridge::operation::{self, OperationId};
-use engagement_bridge::store::{ApiKey, CallerName, KeyDigest, Registration};
+use engagement_bridge::store::{ApiKey, CallerName, KeyDigest, Registration, Scopes};
 use jiff::Timestamp;
 use secrecy::SecretString;
 
@@ -34,7 +35,15 @@ pub(crate) fn caller(name: &str) -> CallerName {
 pub(crate) fn api_key(id: &str) -> ApiKey {
     let mut digest = [0; 32];
     digest.iter_mut().zip(id.bytes()).for_each(|(to, from)| *to = from);
-    ApiKey { id: id.to_owned(), digest: KeyDigest(digest), created_at: NOON }
+    ApiKey {
+        id: id.to_owned(),
+        digest: KeyDigest(digest),
+        label: None,
+        scopes: Scopes::ALL,
+        created_at: NOON,
+        expires_at: None,
+        last_used_at: None,
+    }
 }
 
 pub(crate) fn connection(name: &str) -> Connection {
@@ -42,7 +51,7 @@ pub(crate) fn connection(name: &str) -> Connection {
         name: name.to_owned(),
         tenant: format!("{name}.example"),
         client_id: "11111111-2222-3333-4444-555555555555".to_owned(),
-        client_secret: SecretString::from("client-secret"),
+        proof: Proof::Secret(SecretString::from("client-secret")),
     }
 }
 

@@ -62,6 +62,7 @@ impl Client {
             "tenant": format!("{name}.example"),
             "clientId": CLIENT_ID,
             "clientSecret": SECRET_OF_CLIENT,
+            "test": false,
         });
         let path = format!("/v1/admin/callers/{caller}/connections");
         let answer = self.post(&path, &connection).await;

@@ -15,6 +15,7 @@ use tokio::net::TcpListener;
 
 use super::*;
 use crate::process::Serve;
+use crate::support::certificates::Made;
 use crate::support::postgres;
 use crate::world::{Client, Received, Receiver, SECRET_OF_CLIENT, sandbox};
 
@@ -67,6 +68,49 @@ async fn look_in_vain(shop: &Client, receiver: &Receiver) {
     .await;
 }
 
+/// A change of master keys that is done, and a repaired connection of which that is not.
+async fn seal_anew_and_repair(home: &Home, shop: &Client) {
+    home.json(&["vault", "rekey"]).await;
+    let other = json!({
+        "name": "repaired",
+        "tenant": "contoso.example",
+        "clientId": "11111111-2222-3333-4444-555555555555",
+        "clientSecret": crate::world::SECRET_OF_CLIENT,
+    });
+    assert_eq!(shop.post("/v1/connections", &other).await.status, StatusCode::CREATED);
+    let secret = json!({ "clientSecret": crate::world::SECRET_OF_CLIENT });
+    let repaired = shop.put("/v1/connections/repaired/credential", &secret).await;
+    assert_eq!(repaired.status, StatusCode::NO_CONTENT);
+}
+
+/// What the operator alone sets up: an app that signs in, connections of other kinds, and a share.
+async fn set_up(home: &Home, serve: &Serve) {
+    let key = std::fs::read_to_string(home.directory.path().join("bridge.db.admin-key")).unwrap();
+    let operator = serve.client(key.trim());
+    let client_id = "22222222-3333-4444-5555-666666666666";
+    let app = json!({ "tenant": client_id, "app": client_id });
+    let bound = operator.post("/v1/admin/callers/shop/sign-ins", &app).await;
+    assert!(bound.status.is_success(), "{bound:?}");
+    let proofs = [
+        ("signs", "certificate", Made::rsa().pem()),
+        ("trusted", "federatedTokenFile", "/var/run/token".to_owned()),
+    ];
+    for (name, member, proof) in proofs {
+        let connection = json!({
+            "name": name,
+            "tenant": "contoso.example",
+            "clientId": client_id,
+            member: proof,
+            "test": false,
+        });
+        let made = operator.post("/v1/admin/callers/shop/connections", &connection).await;
+        assert_eq!(made.status, StatusCode::CREATED, "{made:?}");
+    }
+    let share = "/v1/admin/callers/shop/connections/signs/shares/desk";
+    let shared = operator.put(share, &json!({ "name": "lent" })).await;
+    assert_eq!(shared.status, StatusCode::NO_CONTENT, "{shared:?}");
+}
+
 impl Installation {
     async fn begin() -> Self {
         let (sandbox, receiver) = (sandbox().await, Receiver::start().await);
@@ -75,7 +119,8 @@ impl Installation {
         // Whatever failed rests for an hour.
         "0s,1h".clone_into(home.flags.iter_mut().find(|it| *it == "0s,1s,1s").unwrap());
         let mut keys = vec![home.add_shop().await["apiKey"].as_str().unwrap().to_owned()];
-        for arguments in [&["callers", "add-key", "shop"][..], &["callers", "add", "desk"]] {
+        let one_more = ["callers", "add-key", "shop", "--label", "web", "--expires-after", "90d"];
+        for arguments in [&one_more[..], &["callers", "add", "desk"]] {
             keys.push(home.json(arguments).await["apiKey"].as_str().unwrap().to_owned());
         }
         // At first, the receiver is asked, and names a rate that is in nobody's way.
@@ -98,6 +143,7 @@ impl Installation {
             "tenant": "fabrikam.example",
             "clientId": "11111111-2222-3333-4444-555555555555",
             "clientSecret": SECRET_OF_CLIENT,
+            "test": false,
         });
         assert_eq!(shop.post("/v1/connections", &connection).await.status, StatusCode::CREATED);
 
@@ -255,7 +301,13 @@ fn has_everything(file: &std::path::Path) {
     let columns = columns.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
     let columns: Vec<(String, String)> = columns.map(Result::unwrap).collect();
     assert!(80 < columns.len());
-    for (table, column) in columns {
+    // Nobody signs in here.
+    let of_sign_ins = |(table, column): &(String, String)| match table.as_str() {
+        "audit" => matches!(column.as_str(), "tenant" | "subject" | "app"),
+        "connections" => column == "signed_in_at",
+        _ => false,
+    };
+    for (table, column) in columns.into_iter().filter(|it| !of_sign_ins(it)) {
         let sql = format!("SELECT count({column}) FROM {table} WHERE {column} NOT IN ('', x'')");
         let filled: u32 = database.query_row(&sql, [], |row| row.get(0)).unwrap();
         assert!(0 < filled, "{column} of {table} is empty everywhere");
@@ -265,8 +317,10 @@ fn has_everything(file: &std::path::Path) {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_installation_moves_to_postgres_with_everything_that_is_in_it() {
     let installation = Installation::begin().await;
-    let told = installation.told(&installation.serve).await;
     let Installation { sandbox, receiver, home, keys, .. } = &installation;
+    set_up(home, &installation.serve).await;
+    seal_anew_and_repair(home, &installation.serve.client(&keys[0])).await;
+    let told = installation.told(&installation.serve).await;
     // What is in the log goes over as well, and so does a step that is in somebody's hands.
     let Installation { serve, .. } = &installation;
     serve.signal("KILL").await;
