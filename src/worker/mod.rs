@@ -10,6 +10,7 @@ mod hands;
 mod rekeying;
 mod resends;
 mod retention;
+mod rounds;
 mod step;
 mod waking;
 

@@ -7,8 +7,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::futures::Notified;
 use tokio_util::sync::CancellationToken;
 
+use super::rounds::{LONGEST_SLEEP, Rounds, in_rounds};
 use crate::clock::Clock;
 use crate::nudge::Nudge;
 use crate::store::{Safe, SealedUnder, StoreError};
@@ -21,13 +23,6 @@ const BETWEEN_BATCHES: Duration = Duration::from_millis(20);
 
 /// Between two walks, of which the first has left some that others held, or have put there since.
 const BETWEEN_WALKS: Duration = Duration::from_secs(2);
-
-/// How long we wait after a failure of the store.
-const AFTER_FAILURE: Duration = Duration::from_secs(10);
-
-/// How long there may be nothing to do before we look again: another replica may have been asked, and
-/// be gone.
-const LONGEST_SLEEP: Duration = Duration::from_secs(30);
 
 /// Examples in the log of what cannot be opened.
 const EXAMPLES: usize = 5;
@@ -49,27 +44,16 @@ struct Unreadable {
 impl Rekeyer {
     /// Goes on with what is under way, and with what is asked for, until `stop`.
     pub async fn run(self, stop: CancellationToken) {
-        let rekeying = async {
-            loop {
-                // Taken before looking, so that nobody's wish falls between looking and sleeping.
-                let mut asked = std::pin::pin!(self.nudge.rekeying_asked());
-                asked.as_mut().enable();
-                let sleep = match self.round().await {
-                    Ok(sleep) => sleep,
-                    Err(error) => {
-                        tracing::warn!(
-                            error = %error.in_full(),
-                            "could not go on with sealing anew, trying again later"
-                        );
-                        AFTER_FAILURE
-                    }
-                };
-                // Also if somebody asks, for that is no reason to hurry.
-                tokio::time::sleep(sleep.min(BETWEEN_WALKS)).await;
-                drop(tokio::time::timeout(sleep.saturating_sub(BETWEEN_WALKS), asked).await);
-            }
-        };
-        stop.run_until_cancelled(rekeying).await;
+        in_rounds(&self, stop).await;
+    }
+}
+
+impl Rounds for Rekeyer {
+    const WORK: &'static str = "sealing anew";
+    const BETWEEN: Duration = BETWEEN_WALKS;
+
+    fn asked(&self) -> Notified<'_> {
+        self.nudge.rekeying_asked()
     }
 
     /// Seals anew what is there to be, if that is wanted. Says how long to wait then.
@@ -103,7 +87,9 @@ impl Rekeyer {
         tracing::info!(key = %first, "all that can be opened is sealed under master key {first}");
         Ok(LONGEST_SLEEP)
     }
+}
 
+impl Rekeyer {
     /// Seals anew what is in one column under one key. Answers how much that was.
     async fn reseal(
         &self,

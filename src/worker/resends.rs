@@ -9,8 +9,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::futures::Notified;
 use tokio_util::sync::CancellationToken;
 
+use super::rounds::{LONGEST_SLEEP, Rounds, in_rounds};
 use crate::callback::{self, Decision, Event, decide};
 use crate::clock::Clock;
 use crate::nudge::Nudge;
@@ -25,13 +27,6 @@ const BETWEEN_BATCHES: Duration = Duration::from_millis(100);
 
 /// How many bulk resends take turns. The others wait until one of them is done.
 const AT_A_TIME: u32 = 16;
-
-/// How long we wait after a failure of the store.
-const AFTER_FAILURE: Duration = Duration::from_secs(10);
-
-/// How long there may be nothing to do before we look again: another replica may have been asked, and
-/// be gone.
-const LONGEST_SLEEP: Duration = Duration::from_secs(30);
 
 /// Between two walks of which the first has sent nothing again.
 const BETWEEN_WALKS: Duration = Duration::from_secs(5);
@@ -62,30 +57,18 @@ impl Default for Crowds {
 }
 
 impl Resender {
-    /// Goes on with what is under way, and with what is asked for, until `stop`. Wherever it is broken
-    /// off, the next one goes on from there.
+    /// Goes on with what is under way, and with what is asked for, until `stop`.
     pub async fn run(self, stop: CancellationToken) {
-        let granting = async {
-            loop {
-                // Taken before looking, so that nobody's wish falls between looking and sleeping.
-                let mut asked = std::pin::pin!(self.nudge.resend_asked());
-                asked.as_mut().enable();
-                let sleep = match self.round().await {
-                    Ok(sleep) => sleep,
-                    Err(error) => {
-                        tracing::warn!(
-                            error = %error.in_full(),
-                            "could not go on with a bulk resend, trying again later"
-                        );
-                        AFTER_FAILURE
-                    }
-                };
-                // Also if somebody asks, for that is no reason to hurry.
-                tokio::time::sleep(sleep.min(BETWEEN_BATCHES)).await;
-                drop(tokio::time::timeout(sleep.saturating_sub(BETWEEN_BATCHES), asked).await);
-            }
-        };
-        stop.run_until_cancelled(granting).await;
+        in_rounds(&self, stop).await;
+    }
+}
+
+impl Rounds for Resender {
+    const WORK: &'static str = "a bulk resend";
+    const BETWEEN: Duration = BETWEEN_BATCHES;
+
+    fn asked(&self) -> Notified<'_> {
+        self.nudge.resend_asked()
     }
 
     /// Takes each of those under way a batch further. Says how long to wait then.
@@ -102,7 +85,9 @@ impl Resender {
         }
         Ok(sleep)
     }
+}
 
+impl Resender {
     /// Takes it a batch further. Whether there is more to be done at once.
     async fn advance(&self, resend: &Resend) -> Result<bool, StoreError> {
         let now = self.clock.now();

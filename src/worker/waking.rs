@@ -9,8 +9,10 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use jiff::Timestamp;
+use tokio::sync::futures::Notified;
 use tokio_util::sync::CancellationToken;
 
+use super::rounds::{LONGEST_SLEEP, Rounds, in_rounds};
 use crate::clock::Clock;
 use crate::nudge::Nudge;
 use crate::operation::{self, Decision, Event, OperationId, State, after, decide, elapsed};
@@ -28,13 +30,6 @@ const BETWEEN_BATCHES: Duration = Duration::from_millis(100);
 /// How many connections take turns. The others wait until one of them is done.
 const CONNECTIONS: u32 = 16;
 
-/// How long we wait after a failure of the store.
-const AFTER_FAILURE: Duration = Duration::from_secs(10);
-
-/// How long there may be nothing to do before we look again: another replica may have been asked, and
-/// be gone.
-const LONGEST_SLEEP: Duration = Duration::from_secs(30);
-
 /// Where operations are woken, and by which rules.
 pub struct Waker {
     pub store: Arc<dyn Store>,
@@ -49,27 +44,16 @@ pub struct Waker {
 impl Waker {
     /// Goes on with what is under way, and with what is asked for, until `stop`.
     pub async fn run(self, stop: CancellationToken) {
-        let waking = async {
-            loop {
-                // Taken before looking, so that nobody's wish falls between looking and sleeping.
-                let mut asked = std::pin::pin!(self.nudge.waking_asked());
-                asked.as_mut().enable();
-                let sleep = match self.round().await {
-                    Ok(sleep) => sleep,
-                    Err(error) => {
-                        tracing::warn!(
-                            error = %error.in_full(),
-                            "could not go on with waking blocked operations, trying again later"
-                        );
-                        AFTER_FAILURE
-                    }
-                };
-                // Also if somebody asks, for that is no reason to hurry.
-                tokio::time::sleep(sleep.min(BETWEEN_BATCHES)).await;
-                drop(tokio::time::timeout(sleep.saturating_sub(BETWEEN_BATCHES), asked).await);
-            }
-        };
-        stop.run_until_cancelled(waking).await;
+        in_rounds(&self, stop).await;
+    }
+}
+
+impl Rounds for Waker {
+    const WORK: &'static str = "waking blocked operations";
+    const BETWEEN: Duration = BETWEEN_BATCHES;
+
+    fn asked(&self) -> Notified<'_> {
+        self.nudge.waking_asked()
     }
 
     /// Wakes all that there is to wake. Says how long to wait then.
@@ -95,7 +79,9 @@ impl Waker {
         }
         Ok(sleep.max(BETWEEN_BATCHES))
     }
+}
 
+impl Waker {
     /// Wakes what was blocked before `over_at`. Answers how many that were.
     async fn walk(&self, waking: &Waking, over_at: Timestamp) -> Result<usize, StoreError> {
         let (mut woken, mut last): (usize, Option<OperationId>) = (0, None);
