@@ -18,7 +18,7 @@ use super::audit::Made;
 use super::body::{self, Segment};
 use super::problem::{Kind, Problem, ProblemBody};
 use super::{Api, FieldError};
-use crate::graph::{self, Examination, Finding, ProofKind, TooSoon};
+use crate::graph::{self, Examination, Finding, ProofKind, TooSoon, User};
 use crate::store::{CallerName, ConnectionSummary, Waking};
 
 /// A connection to be made.
@@ -181,6 +181,15 @@ pub(super) async fn add(
     Ok((StatusCode::CREATED, Made(name), Json(made.into())))
 }
 
+/// Refuses the names of what is no connection to anybody but the bridge: by them it acts for users who have
+/// signed in.
+fn is_anybodys(name: &str) -> Result<(), Problem> {
+    match User::of_connection(name) {
+        None => Ok(()),
+        Some(_) => Err(Problem::new(Kind::NotFound)),
+    }
+}
+
 /// Names the member that has to be another, with what Entra or Graph says.
 fn does_not_work(examined: &Examination, kind: ProofKind) -> Problem {
     let Examination { finding, complaint, graph } = examined;
@@ -302,6 +311,7 @@ pub(super) async fn remove(
     Caller { name: caller, .. }: Caller<Manage>,
     Segment(name): Segment,
 ) -> Result<StatusCode, Problem> {
+    is_anybodys(&name)?;
     match api.directory.remove_connection(&caller, &name).await? {
         None => Err(Problem::new(Kind::NotFound)),
         Some(false) => {

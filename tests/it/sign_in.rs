@@ -68,6 +68,14 @@ async fn an_operation_is_tracked_in_the_name_of_the_user_who_signed_in() {
     assert_eq!(world.receiver.next().await.about(), "succeeded");
     let identities: Vec<_> = world.polls().into_iter().filter_map(|it| it.identity).collect();
     assert!(identities.iter().all(|it| it.ends_with(USER)) && !identities.is_empty());
+
+    // What the bridge acts for her by is no connection that anybody could change.
+    let path = format!("/v1/connections/user:{TENANT}:{USER}");
+    let proof = json!({ "clientSecret": "of somebody" });
+    let credential = format!("{path}/credential");
+    assert_eq!(world.shop.put(&credential, &proof).await.status, StatusCode::NOT_FOUND);
+    assert_eq!(world.shop.delete(&path).await.status, StatusCode::NOT_FOUND);
+    assert_eq!(world.stored().iter().filter(|row| row.contains("onBehalfOf")).count(), 1);
     world.end().await;
 }
 

@@ -8,7 +8,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::wake_blocked;
+use super::{is_anybodys, wake_blocked};
 use crate::api::access::{Caller, Manage, Operator};
 use crate::api::body::{self, Segment, Segments};
 use crate::api::problem::{Kind, Problem, ProblemBody};
@@ -194,6 +194,7 @@ async fn put(
     request: NewProof,
     by: By,
 ) -> Result<StatusCode, Problem> {
+    is_anybodys(name)?;
     let checked = request.check(by, api.clock.wall());
     let proof = checked.map_err(|error| Problem::invalid(vec![error]))?;
     if !api.directory.replace_proof(caller, name, &proof).await? {

@@ -6,7 +6,7 @@ use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::wake_blocked;
+use super::{is_anybodys, wake_blocked};
 use crate::api::Api;
 use crate::api::access::Operator;
 use crate::api::body::{self, Segments};
@@ -106,6 +106,7 @@ pub(in crate::api) async fn share(
     Segments((caller, name, with)): Segments<(String, String, String)>,
     body::Json(request): body::Json<NewShare>,
 ) -> Result<StatusCode, Problem> {
+    is_anybodys(&name)?;
     let (caller, with) = (known(&caller)?, known(&with)?);
     if request.name.parse::<CallerName>().is_err() {
         let detail = "1 to 64 of a-z, 0-9, `.`, `_` and `-`, beginning with a letter or digit";
