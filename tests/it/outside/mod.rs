@@ -6,6 +6,7 @@
 mod addresses;
 mod msal;
 mod schemathesis;
+mod sign_in;
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
