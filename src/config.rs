@@ -23,7 +23,9 @@ use zeroize::Zeroizing;
 use self::database::MASTER_KEY;
 use crate::api::{self, ListenerLimits};
 use crate::courier::{Form, InvalidProxy};
-use crate::graph::{GraphRoot, InvalidMachineIdentity, LoginRoot, MachineIdentity};
+use crate::graph::{
+    GraphRoot, InvalidCertificate, InvalidMachineIdentity, LoginRoot, MachineIdentity,
+};
 use crate::sign_in::{Pace, Rules};
 use crate::vault::VaultError;
 use crate::worker::{self, Retention};
@@ -330,10 +332,12 @@ pub enum ConfigError {
     #[error("--sign-in-client-id and --sign-in-tenants belong together: give both, or neither")]
     SignIn,
     #[error(
-        "give one of --sign-in-client-secret-file, {SIGN_IN_SECRET} and \
+        "give one of --sign-in-client-secret-file, {SIGN_IN_SECRET}, --sign-in-certificate-file and \
          --sign-in-federated-token-file, and --sign-in-client-id with it"
     )]
     SignInProof,
+    #[error("the certificate in {path} cannot be used", path = path.display())]
+    SignInCertificate { path: PathBuf, source: InvalidCertificate },
     #[error("--sign-in-tenants has room for {most}")]
     TooManyTenants { most: usize },
     #[error("--callback-proxy is not one that callbacks can go through")]

@@ -1,7 +1,7 @@
 //! Who may sign in with a token of Microsoft Entra.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
@@ -9,7 +9,7 @@ use secrecy::SecretString;
 use uuid::Uuid;
 
 use super::{ConfigError, SIGN_IN_SECRET, Settings, environment, read_secret};
-use crate::graph::{ApiIdentity, LoginRoot, Proof};
+use crate::graph::{ApiIdentity, ClientCertificate, LoginRoot, Proof};
 use crate::sign_in::{Pace, Rules};
 
 /// What the operator sets about signing in.
@@ -35,6 +35,11 @@ pub struct SignInSettings {
     /// (`onBehalfOf`). Or give the secret itself in `ENGAGEMENT_BRIDGE_SIGN_IN_CLIENT_SECRET`.
     #[arg(long, env = "ENGAGEMENT_BRIDGE_SIGN_IN_CLIENT_SECRET_FILE", value_name = "PATH")]
     pub sign_in_client_secret_file: Option<PathBuf>,
+
+    /// A file with a certificate of this API's app registration and its private key (RSA), in PEM form,
+    /// in place of a client secret. It is read at the start.
+    #[arg(long, env = "ENGAGEMENT_BRIDGE_SIGN_IN_CERTIFICATE_FILE", value_name = "PATH")]
+    pub sign_in_certificate_file: Option<PathBuf>,
 
     /// A file with a token that Entra trusts in place of a client secret, as Kubernetes hands to a
     /// workload. It is read anew each time.
@@ -66,26 +71,38 @@ impl SignInSettings {
     /// By what this API acts on behalf of users; `None` where it does not.
     pub(super) fn api(&self) -> Result<Option<ApiIdentity>, ConfigError> {
         let secret = match &self.sign_in_client_secret_file {
-            Some(path) => {
-                let missing = || ConfigError::Unreadable {
-                    path: path.clone(),
-                    source: io::ErrorKind::NotFound.into(),
-                };
-                let text = read_secret(path)?.ok_or_else(missing)?;
-                Some(SecretString::from(text.as_str()))
-            }
+            Some(path) => Some(secret_in(path)?),
             None => environment(SIGN_IN_SECRET),
         };
+        let certificate =
+            self.sign_in_certificate_file.as_deref().map(certificate_in).transpose()?;
         let file = self.sign_in_federated_token_file.clone();
-        let proof = match (secret, file) {
-            (None, None) => return Ok(None),
-            (Some(secret), None) => Proof::Secret(secret),
-            (None, Some(file)) => Proof::FederatedToken { file },
-            (Some(_), Some(_)) => return Err(ConfigError::SignInProof),
-        };
+        let mut proofs = [
+            secret.map(Proof::Secret),
+            certificate.map(Proof::Certificate),
+            file.map(|file| Proof::FederatedToken { file }),
+        ]
+        .into_iter()
+        .flatten();
+        let Some(proof) = proofs.next() else { return Ok(None) };
+        if proofs.next().is_some() {
+            return Err(ConfigError::SignInProof);
+        }
         let client_id = self.sign_in_client_id.ok_or(ConfigError::SignInProof)?.to_string();
         Ok(Some(ApiIdentity { client_id, proof }))
     }
+}
+
+fn secret_in(path: &Path) -> Result<SecretString, ConfigError> {
+    let source = io::ErrorKind::NotFound.into();
+    let missing = || ConfigError::Unreadable { path: path.to_owned(), source };
+    let text = read_secret(path)?.ok_or_else(missing)?;
+    Ok(SecretString::from(text.as_str()))
+}
+
+fn certificate_in(path: &Path) -> Result<ClientCertificate, ConfigError> {
+    let invalid = |source| ConfigError::SignInCertificate { path: path.to_owned(), source };
+    ClientCertificate::from_pem_of_any_time(&secret_in(path)?).map_err(invalid)
 }
 
 impl Settings {

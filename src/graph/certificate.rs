@@ -73,13 +73,13 @@ impl ClientCertificate {
     /// `pem` holds one private key, PKCS#8 or PKCS#1, and certificates in any order, one of which is
     /// the key's and valid at `now`. The key is RSA of 2,048 bits or more.
     pub fn from_pem(pem: &SecretString, now: Timestamp) -> Result<Self, InvalidCertificate> {
-        let text = pem.expose_secret().as_bytes();
-        if LONGEST < text.len() {
-            return Err(InvalidCertificate::TooLong { bytes: text.len() });
-        }
-        let key = private_key(text)?;
-        let certificates = certificates(text)?;
-        Self::paired(&key, &certificates, now)
+        Paired::from_pem(pem)?.valid_at(now)
+    }
+
+    /// The same, whether or not it is valid by now: it is Entra that says so, in its time, to who
+    /// restarts with what worked before.
+    pub fn from_pem_of_any_time(pem: &SecretString) -> Result<Self, InvalidCertificate> {
+        Ok(Paired::from_pem(pem)?.certificate)
     }
 
     /// The same, from a PKCS#12 file (RFC 7292) as it is exported with its `password`, which may be
@@ -109,7 +109,7 @@ impl ClientCertificate {
             .map(|it| CertificateDer::from(it.cert.as_der().to_vec()))
             .collect();
         let key = PrivateKeyDer::Pkcs8(key.as_slice().into()).clone_key();
-        Self::paired(&key, &certificates, now)
+        Paired::of(&key, &certificates)?.valid_at(now)
     }
 
     /// What [`Self::pem`] was kept of, which was tried when it was given.
@@ -142,11 +142,27 @@ impl ClientCertificate {
             .map_err(|_| CannotSign)?;
         Ok(signature)
     }
+}
 
-    fn paired(
+/// A certificate and the key that is its own, and from when on they are valid.
+struct Paired {
+    certificate: ClientCertificate,
+    not_before: Timestamp,
+}
+
+impl Paired {
+    fn from_pem(pem: &SecretString) -> Result<Self, InvalidCertificate> {
+        let text = pem.expose_secret().as_bytes();
+        if LONGEST < text.len() {
+            return Err(InvalidCertificate::TooLong { bytes: text.len() });
+        }
+        let key = private_key(text)?;
+        Self::of(&key, &certificates(text)?)
+    }
+
+    fn of(
         key: &PrivateKeyDer<'_>,
         certificates: &[CertificateDer<'_>],
-        now: Timestamp,
     ) -> Result<Self, InvalidCertificate> {
         let pair = rsa(key)?;
         if certificates.is_empty() {
@@ -157,12 +173,6 @@ impl ClientCertificate {
             if facts.public_key != pair.public().as_ref() {
                 continue;
             }
-            if facts.not_after <= now {
-                return Err(InvalidCertificate::Expired);
-            }
-            if now < facts.not_before {
-                return Err(InvalidCertificate::NotYetValid);
-            }
             let label = match key {
                 PrivateKeyDer::Pkcs1(_) => "RSA PRIVATE KEY",
                 PrivateKeyDer::Pkcs8(_) | PrivateKeyDer::Sec1(_) | _ => "PRIVATE KEY",
@@ -171,9 +181,21 @@ impl ClientCertificate {
             let certificate_text = section("CERTIFICATE", certificate);
             let pem = SecretString::from(certificate_text + &key);
             let thumbprint = Thumbprint::of(certificate);
-            return Ok(Self { pem, thumbprint, expires_at: facts.not_after });
+            let expires_at = facts.not_after;
+            let certificate = ClientCertificate { pem, thumbprint, expires_at };
+            return Ok(Self { certificate, not_before: facts.not_before });
         }
         Err(InvalidCertificate::Unrelated)
+    }
+
+    fn valid_at(self, now: Timestamp) -> Result<ClientCertificate, InvalidCertificate> {
+        if self.certificate.expires_at <= now {
+            return Err(InvalidCertificate::Expired);
+        }
+        if now < self.not_before {
+            return Err(InvalidCertificate::NotYetValid);
+        }
+        Ok(self.certificate)
     }
 }
 

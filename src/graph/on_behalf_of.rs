@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::client::HttpGraph;
 use super::grant::{Grant, Granted, NotGranted};
+use super::ration::Eater;
 use super::tokens::Identity;
 use super::{AccessToken, Connection, Proof};
 use crate::operation::Hindrance;
@@ -50,7 +51,8 @@ pub struct ApiIdentity {
 #[async_trait]
 pub trait OnBehalfOf: Send + Sync {
     /// A connection by which Graph is asked in the name of `user`, for the token by which the user
-    /// signed in. Asks Entra once, and takes ten seconds at the most.
+    /// signed in. Asks Entra once, which counts with the user's renewals, and takes ten seconds at the
+    /// most.
     async fn exchange(
         &self,
         user: &User,
@@ -108,6 +110,12 @@ impl OnBehalfOf for HttpGraph {
         let client = self.acting_in(&user.tenant).ok_or(NotExchanged::NotSetUp)?;
         let until = Instant::now() + self.deadlines.token;
         let (asked_at, scope) = (self.clock.now(), self.user_scope());
+        let (tenant, client_id) = (client.tenant.clone(), client.client_id.clone());
+        let eater = Eater { tenant, client_id, user: Some(user.object_id.clone()) };
+        self.tokens.ration(&eater, asked_at).map_err(|hindrance| match hindrance {
+            Hindrance::Trouble { retry_after } => NotExchanged::Trouble { retry_after },
+            Hindrance::Refused(_) => NotExchanged::Client,
+        })?;
         let granted = self.fetch(&client, &scope, Grant::OnBehalfOf { assertion }, until).await;
         let mut granted = granted.map_err(why)?;
         // Entra gives none where `offline_access` was not consented to.

@@ -153,19 +153,19 @@ impl Tokens {
             Next::Renew(..) | Next::Fetch(_) => {}
         }
         let asked_at = clock.now();
-        let result = match self.ration(identity, asked_at) {
+        let result = match self.ration(&identity.eater, asked_at) {
             Ok(()) => fetch.await,
             Err(hindrance) => Err(hindrance),
         };
         self.learn(identity, asked_at, clock.now(), result)
     }
 
-    /// Counts a request for a token for `identity`, which is made elsewhere or next; trouble until there
+    /// Counts a request for a token for `eater`, which is made elsewhere or next; trouble until there
     /// may be one.
-    pub(super) fn ration(&self, identity: &Identity, now: Timestamp) -> Result<(), Hindrance> {
+    pub(super) fn ration(&self, eater: &Eater, now: Timestamp) -> Result<(), Hindrance> {
         let mut ration = self.ration.lock().unwrap_or_else(PoisonError::into_inner);
-        let Eater { tenant, client_id, .. } = &identity.eater;
-        ration.take(&identity.eater, now).map_err(|wait| {
+        let Eater { tenant, client_id, .. } = eater;
+        ration.take(eater, now).map_err(|wait| {
             let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
             tracing::error!(
                 %tenant, client_id, wait_ms,
@@ -179,7 +179,7 @@ impl Tokens {
     pub(super) fn examination(&self, identity: &Identity, now: Timestamp) -> Result<(), TooSoon> {
         let mut examinations = self.examinations.lock().unwrap_or_else(PoisonError::into_inner);
         examinations.take(&identity.eater, now).map_err(|wait| TooSoon { wait })?;
-        self.ration(identity, now).map_err(|hindrance| match hindrance {
+        self.ration(&identity.eater, now).map_err(|hindrance| match hindrance {
             Hindrance::Trouble { retry_after } => TooSoon { wait: retry_after.unwrap_or_default() },
             Hindrance::Refused(_) => TooSoon { wait: self.shortest_service },
         })

@@ -206,7 +206,9 @@ impl Bridge {
         let noting = async move { key_uses.write_down(directory, clock, until).await };
         parts.spawn(named("key uses", noting));
         let (directory, clock) = (self.opened.directory(), self.opened.clock());
-        parts.spawn(named("expiry", warn_of_expiry(directory, clock, stop.clone())));
+        let own = self.sections.api.as_ref().and_then(|api| api.proof.certificate());
+        let own = own.map(graph::ClientCertificate::expires_at);
+        parts.spawn(named("expiry", warn_of_expiry(directory, own, clock, stop.clone())));
         if let Some(handshakes) = self.handshakes {
             let stop = stop.clone();
             parts.spawn(named("handshakes", async move { handshakes.renew(stop).await }));

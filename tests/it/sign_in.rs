@@ -1,13 +1,17 @@
 //! Users sign in by tokens of Entra, and Graph is asked on their behalf.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
-use engagement_bridge::sandbox::{Grants, SignInToken};
+use engagement_bridge::clock::SystemClock;
+use engagement_bridge::sandbox::{Grants, Options, Sandbox, SignInToken};
 use reqwest::StatusCode;
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 
-use crate::world::{Client, World};
+use crate::support::certificates::Made;
+use crate::world::{Client, NoNames, PATIENCE, SPEED, World};
 
 const API: &str = "99999999-9999-4999-8999-999999999999";
 const TENANT: &str = "aaaaaaaa-aaaa-4aaa-8aaa-aaaaaaaaaaaa";
@@ -16,17 +20,29 @@ const USER: &str = "33333333-3333-4333-8333-333333333333";
 
 /// A world where the app signs in as `shop`; and the shop's client with a token of these grants.
 async fn world(grants: Grants) -> (World, Client) {
-    let secret = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(secret.path(), "the secret of the api").unwrap();
-    let world = World::begin_with(&[
+    let options = Options { speed: SPEED, ..Options::default() };
+    let sandbox = Sandbox::start(options, Arc::new(SystemClock)).await.unwrap();
+    world_at(sandbox, "--sign-in-client-secret-file", "the secret of the api", grants).await
+}
+
+/// The same at that sandbox, where the API proves itself by what is in the file of `flag`.
+async fn world_at(sandbox: Sandbox, flag: &str, proof: &str, grants: Grants) -> (World, Client) {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), proof).unwrap();
+    let flags = [
         "--sign-in-client-id",
         API,
         "--sign-in-tenants",
         TENANT,
-        "--sign-in-client-secret-file",
-        secret.path().to_str().unwrap(),
-    ])
-    .await;
+        flag,
+        file.path().to_str().unwrap(),
+        "--allow-http-callbacks",
+        "--allow-callback-port",
+        "any",
+        "--allow-callback-cidr",
+        "127.0.0.0/8",
+    ];
+    let world = World::begin_at(sandbox, Arc::new(NoNames), &flags).await;
     let bound = json!({ "tenant": TENANT, "app": APP });
     let added = world.operator.post("/v1/admin/callers/shop/sign-ins", &bound).await;
     assert_eq!(added.status, StatusCode::CREATED, "{}", added.text);
@@ -76,6 +92,60 @@ async fn an_operation_is_tracked_in_the_name_of_the_user_who_signed_in() {
     assert_eq!(world.shop.put(&credential, &proof).await.status, StatusCode::NOT_FOUND);
     assert_eq!(world.shop.delete(&path).await.status, StatusCode::NOT_FOUND);
     assert_eq!(world.stored().iter().filter(|row| row.contains("onBehalfOf")).count(), 1);
+    world.end().await;
+}
+
+/// What a user's next token is asked for with, as it is kept: sealed.
+fn kept_sign_in(world: &World) -> String {
+    let mut rows = world.stored();
+    rows.retain(|row| row.contains("onBehalfOf"));
+    assert_eq!(rows.len(), 1);
+    rows.remove(0)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_users_operation_outlives_its_tokens_and_the_keys_that_signed_the_user_in() {
+    let options =
+        Options { speed: SPEED, token_life: Duration::from_secs(1), ..Options::default() };
+    let sandbox = Sandbox::start(options, Arc::new(SystemClock)).await.unwrap();
+    let made = Made::rsa();
+    sandbox.upload_certificate(TENANT, API, &made.der()).unwrap();
+    let (world, alice) =
+        world_at(sandbox, "--sign-in-certificate-file", &made.pem(), scopes()).await;
+    let long = json!({ "stages": [
+        { "fromMs": 0, "answer": { "status": "running" } },
+        { "fromMs": 1_200_000, "answer": { "status": "succeeded" } },
+    ] });
+    let first = alice.post("/v1/operations", &on_behalf(&world, &world.start(&long))).await;
+    assert_eq!(first.status, StatusCode::ACCEPTED, "{}", first.text);
+    let at_first = kept_sign_in(&world);
+
+    world.sandbox.roll_keys_over(true);
+    let alice = signed_in(&world, scopes());
+    let believed = async {
+        // Keys are fetched anew no sooner than it may be, whoever asks.
+        while alice.get("/v1/operations").await.status != StatusCode::OK {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, believed).await.expect("the new key is believed in time");
+    let second = alice.post("/v1/operations", &on_behalf(&world, &world.start(&long))).await;
+    assert_eq!(second.status, StatusCode::ACCEPTED, "{}", second.text);
+
+    let told: BTreeSet<_> = [world.receiver.next().await, world.receiver.next().await]
+        .map(|callback| {
+            assert_eq!(callback.about(), "succeeded");
+            callback.json()["tracking"]["id"].as_str().unwrap().to_owned()
+        })
+        .into();
+    let registered = [&first, &second].map(|it| it.body["id"].as_str().unwrap().to_owned());
+    assert_eq!(told, registered.into());
+    let mut polls = world.polls();
+    polls.retain(|poll| poll.status == Some(200));
+    assert!(polls.iter().all(|poll| poll.identity.as_ref().unwrap().ends_with(USER)), "{polls:?}");
+    let tokens: BTreeSet<_> = polls.iter().map(|poll| poll.token_digest.clone()).collect();
+    assert!(3 < tokens.len(), "each token expired and was renewed: {}", tokens.len());
+    assert_ne!(kept_sign_in(&world), at_first);
     world.end().await;
 }
 

@@ -71,6 +71,11 @@ pub(super) fn proven(
 }
 
 impl ConnectionRow {
+    /// Whether it is neither another caller's nor a user's sign-in.
+    fn is_its_own(&self) -> bool {
+        self.shared.is_none() && self.connection.user().is_none()
+    }
+
     fn proof(&self) -> ProofSummary {
         let kind = match (&self.shared, self.is_withdrawn) {
             (None, _) => return ProofSummary::of(&self.connection.proof),
@@ -430,7 +435,7 @@ impl Directory for MemoryStore {
         let mut rows = self.rows();
         let caller = rows.callers.get_mut(caller);
         let row = caller.and_then(|it| it.connections.get_mut(name));
-        let Some(row) = row.filter(|row| row.shared.is_none()) else {
+        let Some(row) = row.filter(|row| row.is_its_own()) else {
             return Ok(false);
         };
         let connection = Connection { proof: proof.clone(), ..(*row.connection).clone() };
@@ -447,7 +452,7 @@ impl Directory for MemoryStore {
     ) -> Result<Shared, StoreError> {
         let mut rows = self.rows();
         let theirs = rows.callers.get(owner).and_then(|it| it.connections.get(name));
-        let Some(theirs) = theirs.filter(|row| row.shared.is_none()) else {
+        let Some(theirs) = theirs.filter(|row| row.is_its_own()) else {
             return Ok(Shared::NoSuchConnection);
         };
         let connection = Connection {
@@ -543,7 +548,7 @@ impl Directory for MemoryStore {
         let others = rows.callers.values().flat_map(|it| it.connections.values());
         let is_shared = others.filter(|row| !row.is_withdrawn).any(|row| row.is_of(caller, name));
         let Some(caller) = rows.callers.get_mut(caller) else { return Ok(None) };
-        if !caller.connections.contains_key(name) {
+        if caller.connections.get(name).is_none_or(|row| row.connection.user().is_some()) {
             return Ok(None);
         }
         if in_use || is_shared {

@@ -641,7 +641,8 @@ impl Directory for PostgresStore {
                 let (caller, name, proof) = &*given;
                 let sql = "UPDATE connections SET kind = $3, sealed_proof = $4, token_file = $5, \
                     thumbprint = $6, proof_expires_at = $7 \
-                    WHERE caller = $1 AND name = $2 AND shared_by IS NULL RETURNING name";
+                    WHERE caller = $1 AND name = $2 AND shared_by IS NULL AND signed_in_at IS NULL \
+                    RETURNING name";
                 let row = [
                     &caller.as_str() as _,
                     name as _,
@@ -675,7 +676,7 @@ impl Directory for PostgresStore {
                 let (owner, with) = (owner.as_str(), share.with.as_str());
                 // It must not be removed before the share is there to be seen.
                 let sql = "SELECT 1 FROM connections WHERE caller = $1 AND name = $2 \
-                    AND shared_by IS NULL FOR KEY SHARE";
+                    AND shared_by IS NULL AND signed_in_at IS NULL FOR KEY SHARE";
                 if rows(transaction, WRITING, sql, &[&owner, name]).await?.is_empty() {
                     return Ok(Shared::NoSuchConnection);
                 }
@@ -770,7 +771,8 @@ impl Directory for PostgresStore {
                 let caller_name = caller.as_str();
                 lock_caller(transaction, caller).await?;
                 // A registration that uses it holds it until it is there to be seen below.
-                let sql = "SELECT 1 FROM connections WHERE caller = $1 AND name = $2 FOR UPDATE";
+                let sql = "SELECT 1 FROM connections WHERE caller = $1 AND name = $2 \
+                    AND signed_in_at IS NULL FOR UPDATE";
                 if rows(transaction, WRITING, sql, &[&caller_name, name]).await?.is_empty() {
                     return Ok(None);
                 }

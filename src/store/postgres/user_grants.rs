@@ -89,18 +89,21 @@ impl UserGrants for PostgresStore {
             Box::pin(async move {
                 // A registration that goes by one of them holds it until it is there to be seen
                 // below; and whoever signed in anew meanwhile did so after `before`.
-                let sql = "SELECT name FROM connections WHERE signed_in_at < $1 AND NOT EXISTS \
-                    (SELECT 1 FROM operations WHERE operations.caller = connections.caller \
+                let sql = "SELECT caller, name FROM connections WHERE signed_in_at < $1 \
+                    AND NOT EXISTS (SELECT 1 FROM operations WHERE operations.caller = connections.caller \
                     AND operations.connection = connections.name AND operations.rested_at IS NULL) \
                     ORDER BY caller, name LIMIT $2 FOR UPDATE SKIP LOCKED";
                 let found = rows(transaction, WRITING, sql, &[&before, &most]).await?;
-                let names: Vec<String> = found.iter().map(|row| row.get(0)).collect();
-                let sql = "DELETE FROM connections WHERE name = ANY($2) AND signed_in_at < $1 \
-                    AND NOT EXISTS (SELECT 1 FROM operations \
+                let (callers, names): (Vec<String>, Vec<String>) =
+                    found.iter().map(|row| (row.get(0), row.get(1))).collect();
+                // Of two callers one user's sign-ins have the same name, and only one may be held.
+                let sql = "DELETE FROM connections WHERE (caller, name) IN \
+                    (SELECT * FROM unnest($2::text[], $3::text[])) AND signed_in_at < $1 AND NOT EXISTS (SELECT 1 FROM operations \
                     WHERE operations.caller = connections.caller \
                     AND operations.connection = connections.name AND operations.rested_at IS NULL) \
                     RETURNING name";
-                let forgotten = rows(transaction, WRITING, sql, &[&before, &names]).await?;
+                let forgotten =
+                    rows(transaction, WRITING, sql, &[&before, &callers, &names]).await?;
                 Ok(u32::try_from(forgotten.len()).unwrap_or(u32::MAX))
             })
         });

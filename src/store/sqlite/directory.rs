@@ -579,7 +579,7 @@ impl Directory for SqliteStore {
         let replace = move |database: &Connection| {
             let sql = "UPDATE connections SET kind = ?3, sealed_proof = ?4, token_file = ?5, \
                 thumbprint = ?6, proof_expires_at = ?7 \
-                WHERE caller = ?1 AND name = ?2 AND shared_by IS NULL";
+                WHERE caller = ?1 AND name = ?2 AND shared_by IS NULL AND signed_in_at IS NULL";
             let row = params![
                 caller.as_str(),
                 name,
@@ -603,8 +603,8 @@ impl Directory for SqliteStore {
     ) -> Result<Shared, StoreError> {
         let (owner, name, share) = (owner.clone(), name.to_owned(), share.clone());
         let give = move |database: &Connection| {
-            let own = "SELECT 1 FROM connections \
-                WHERE caller = ?1 AND name = ?2 AND shared_by IS NULL";
+            let own = "SELECT 1 FROM connections WHERE caller = ?1 AND name = ?2 \
+                AND shared_by IS NULL AND signed_in_at IS NULL";
             if rows(database, own, [owner.as_str(), &name], |_| Ok(()))?.is_empty() {
                 return Ok(Shared::NoSuchConnection);
             }
@@ -682,7 +682,9 @@ impl Directory for SqliteStore {
         let (caller, name) = (caller.clone(), name.to_owned());
         let remove = move |database: &Connection| {
             let key = [caller.as_str(), &name];
-            if !has_connection(database, &caller, &name)? {
+            let its = "SELECT 1 FROM connections WHERE caller = ?1 AND name = ?2 \
+                AND signed_in_at IS NULL";
+            if rows(database, its, key, |_| Ok(()))?.is_empty() {
                 return Ok(None);
             }
             let used = "SELECT 1 FROM operations WHERE caller = ?1 AND connection = ?2 \

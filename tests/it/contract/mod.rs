@@ -10,6 +10,7 @@ mod handshakes;
 mod keeping;
 mod resends;
 mod sign_ins;
+mod user_grants;
 
 use std::ops::Deref;
 use std::sync::Arc;
