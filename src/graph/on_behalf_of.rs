@@ -183,3 +183,6 @@ fn why(NotGranted { hindrance, complaint }: NotGranted) -> NotExchanged {
         (Hindrance::Refused(_), _) => NotExchanged::Client,
     }
 }
+
+#[cfg(test)]
+mod tests;
