@@ -180,10 +180,26 @@ fn fault(path: &serde_path_to_error::Path, error: &impl std::error::Error) -> Pr
     let (path, detail) = (path.to_string(), error.to_string());
     let of_member = OF_MEMBERS.iter().find_map(|(beginning, code)| {
         let (member, _) = detail.strip_prefix(beginning)?.split_once('`')?;
-        Some((member, *code))
+        Some((member.to_owned(), *code))
     });
-    let (member, code) = of_member.unwrap_or((BODY, "invalid"));
+    let (member, code) = of_member.unwrap_or_else(|| (BODY.to_owned(), "invalid"));
     // A member that is missing is on no path.
-    let field = if path == "." { member.to_owned() } else { path };
-    Problem::field(field, code, detail)
+    let field = if path == "." { member } else { path };
+    Problem::field(field, code, unquoted(detail))
+}
+
+/// Without the text that was found where another was expected: it may be a secret that was put in the
+/// wrong place, and problems are logged by whoever gets them.
+fn unquoted(detail: String) -> String {
+    let found = [
+        ("unknown variant `", "another word"),
+        ("invalid type: string \"", "a string"),
+        ("invalid value: string \"", "another string"),
+    ];
+    let found = found.iter().find(|(beginning, _)| detail.starts_with(beginning));
+    let expected = detail.rsplit_once(", expected ");
+    match found.zip(expected) {
+        Some(((_, found), (_, expected))) => format!("{found}, where {expected} is expected"),
+        None => detail,
+    }
 }

@@ -15,6 +15,7 @@ mod output;
 mod sandbox;
 mod serve;
 mod settings;
+mod sign_ins;
 mod vault;
 mod verify;
 
@@ -54,6 +55,7 @@ enum Command {
     Sandbox(sandbox::Arguments),
     Callers(callers::Arguments),
     Connections(Box<connections::Arguments>),
+    SignIns(sign_ins::Arguments),
     Callbacks(callbacks::Arguments),
     Audit(audit::Arguments),
     Vault(vault::Arguments),
@@ -97,6 +99,7 @@ impl Cli {
             Command::Sandbox(_)
             | Command::Callers(_)
             | Command::Connections(_)
+            | Command::SignIns(_)
             | Command::Callbacks(_)
             | Command::Audit(_)
             | Command::Vault(_)
@@ -116,6 +119,7 @@ impl Cli {
                 Command::Sandbox(arguments) => sandbox::run(arguments).await,
                 Command::Callers(arguments) => callers::run(arguments).await,
                 Command::Connections(arguments) => connections::run(*arguments).await,
+                Command::SignIns(arguments) => sign_ins::run(arguments).await,
                 Command::Callbacks(arguments) => callbacks::run(arguments).await,
                 Command::Audit(arguments) => audit::run(arguments).await,
                 Command::Vault(arguments) => vault::run(arguments).await,

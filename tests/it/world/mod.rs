@@ -95,10 +95,8 @@ impl World {
     pub(crate) async fn begin_at(sandbox: Sandbox, names: Arc<dyn Names>, flags: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let receiver = Receiver::start().await;
-        let mut all = vec!["--graph-root", sandbox.root(), "--min-poll-interval", INTERVAL];
-        if !flags.contains(&"--login-root") {
-            all.extend(["--login-root", sandbox.root()]);
-        }
+        let mut all = vec!["--graph-root", sandbox.root(), "--login-root", sandbox.root()];
+        all.extend(["--min-poll-interval", INTERVAL]);
         all.extend(flags);
         let settings = settings(&directory.path().join("bridge.db"), &all);
         let bridge = Bridge::prepare_with(&settings, names).await.unwrap();

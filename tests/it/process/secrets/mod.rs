@@ -1,6 +1,8 @@
 //! No token, key or secret is found where it should not be: logs at their most talkative, answers,
 //! callbacks, what commands print, the database file.
 
+mod identities;
+
 use std::process::Output;
 use std::time::Duration;
 
@@ -88,16 +90,21 @@ impl Story {
 
     /// The private half of the caller's signing key, which is shown to nobody: out of the database.
     fn plant_signing_key(&mut self) {
-        let database = Connection::open(self.home.database()).unwrap();
-        let sealed: Vec<u8> = database
-            .query_row("SELECT sealed_key FROM signing_keys WHERE id = 1", [], |row| row.get(0))
-            .unwrap();
-        let keys: MasterKeys =
-            MASTER_KEYS.map(|key| STANDARD.encode(key)).join(",").parse().unwrap();
-        let opened = Vault::with(&keys).open("signing_keys/shop/1", &sealed).unwrap();
-        let key = std::str::from_utf8(&opened).unwrap().strip_prefix("whsk_").unwrap();
+        let sealed = "SELECT sealed_key FROM signing_keys WHERE id = 1";
+        let opened = self.opened(sealed, "signing_keys/shop/1");
+        let key = opened.strip_prefix("whsk_").unwrap();
         self.planted.add("signing key as text", key);
         self.planted.add("signing key", STANDARD.decode(key).unwrap());
+    }
+
+    /// What is sealed at a place, of which there must be one.
+    fn opened(&self, query: &str, place: &str) -> String {
+        let database = Connection::open(self.home.database()).unwrap();
+        let sealed: Vec<u8> = database.query_row(query, [], |row| row.get(0)).unwrap();
+        let keys: MasterKeys =
+            MASTER_KEYS.map(|key| STANDARD.encode(key)).join(",").parse().unwrap();
+        let opened = Vault::with(&keys).open(place, &sealed).unwrap();
+        std::str::from_utf8(&opened).unwrap().to_owned()
     }
 
     fn read_database(&mut self) {
