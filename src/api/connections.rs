@@ -1,6 +1,7 @@
 //! `/v1/connections`: the Graph identities of a caller.
 
 pub(super) mod examine;
+mod own;
 pub(super) mod proof;
 pub(super) mod shares;
 
@@ -52,10 +53,10 @@ pub(crate) struct NewConnection {
     #[schema(value_type = Option<String>, min_length = 1, max_length = 49152)]
     pub(crate) certificate: Option<SecretString>,
     /// The absolute path of a file with a token of an issuer that the app registration trusts, as
-    /// Kubernetes mounts one for workload identity. Read anew for each token. Operators only.
+    /// Kubernetes mounts one for workload identity. Read anew for each token.
     #[schema(min_length = 1, max_length = 1024, pattern = "^/")]
     pub(crate) federated_token_file: Option<String>,
-    /// The identity of the machine that the bridge runs on. Operators only.
+    /// The identity of the machine that the bridge runs on.
     #[serde(default, deserialize_with = "body::word_or_null")]
     pub(crate) managed_identity: Option<MachinesOwn>,
     /// Whether the connection is tried out before it is made, and not made where Entra or Graph refuses
@@ -123,13 +124,15 @@ pub(super) async fn listed(api: &Api, caller: &CallerName) -> Result<Json<Listed
 }
 
 /// Makes a connection. The first one becomes your default.
+///
+/// It proves itself in one way: give `clientSecret` or `certificate`.
 #[utoipa::path(
     post,
     path = "/v1/connections",
     operation_id = "createConnection",
     tag = "settings",
     security(("apiKey" = ["manage"])),
-    request_body = NewConnection,
+    request_body = own::OwnConnection,
     responses(
         (status = 201, description = "Made", body = ConnectionView),
         Caller<Manage>,

@@ -43,10 +43,10 @@ pub(crate) struct NewProof {
     #[schema(value_type = Option<String>, min_length = 1, max_length = 49152)]
     pub(crate) certificate: Option<SecretString>,
     /// The absolute path of a file with a token of an issuer that the app registration trusts, as
-    /// Kubernetes mounts one for workload identity. Read anew for each token. Operators only.
+    /// Kubernetes mounts one for workload identity. Read anew for each token.
     #[schema(min_length = 1, max_length = 1024, pattern = "^/")]
     pub(crate) federated_token_file: Option<String>,
-    /// The identity of the machine that the bridge runs on. Operators only.
+    /// The identity of the machine that the bridge runs on.
     #[serde(default, deserialize_with = "body::word_or_null")]
     pub(crate) managed_identity: Option<MachinesOwn>,
 }
@@ -135,7 +135,7 @@ fn check_secret(secret: SecretString) -> Result<Proof, FieldError> {
     tag = "settings",
     security(("apiKey" = ["manage"])),
     params(("name" = String, Path, description = "Your name for it")),
-    request_body = NewProof,
+    request_body = super::own::OwnProof,
     responses(
         (status = 204, description = "Replaced"),
         Caller<Manage>,

@@ -22,7 +22,10 @@ use hyper_util::service::TowerToHyperService;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
+use super::door::Door;
 use super::listener::NoGraph;
 use crate::contract::{Bench, attempted};
 use crate::support::{NOON, SECRET, after, api_key, caller, connection, registration};
@@ -34,7 +37,13 @@ pub(super) const GUID: &str = "11111111-2222-3333-4444-555555555555";
 pub(super) const ADMIN_KEY: &str = "correct horse battery staple";
 
 /// Shows the time that it was set to.
-struct SetClock(AtomicI64);
+pub(super) struct SetClock(AtomicI64);
+
+impl SetClock {
+    pub(super) fn at(now: Timestamp) -> Self {
+        Self(AtomicI64::new(now.as_millisecond()))
+    }
+}
 
 impl Clock for SetClock {
     fn now(&self) -> Timestamp {
@@ -47,6 +56,7 @@ pub(super) struct House {
     pub(super) document: Value,
     router: Router,
     clock: Arc<SetClock>,
+    _keeping: JoinSet<()>,
 }
 
 impl House {
@@ -60,6 +70,16 @@ impl House {
 
     /// The same, where another one keeps the audit log.
     pub(super) async fn furnished_with(bench: Bench, audit: Arc<dyn AuditLog>) -> Self {
+        Self::built(bench, audit, None).await
+    }
+
+    /// The same on that store, where one may sign in as well.
+    pub(super) async fn with_door(bench: Bench, door: &Door) -> Self {
+        let audit = bench.store();
+        Self::built(bench, audit, Some(door)).await
+    }
+
+    async fn built(bench: Bench, audit: Arc<dyn AuditLog>, door: Option<&Door>) -> Self {
         let contoso = caller("contoso");
         bench.keep([registration(1)]).await;
         bench.settle_one(after(60)).await;
@@ -84,10 +104,10 @@ impl House {
         let app = SignInApp { tenant: GUID.to_owned(), app: GUID.to_owned() };
         bench.add_sign_in(&contoso, &app, 9, NOON).await.unwrap();
 
-        let clock = Arc::new(SetClock(AtomicI64::new(after(62).as_millisecond())));
+        let clock = Arc::new(SetClock::at(after(62)));
         let now: Arc<dyn Clock> = clock.clone();
         let egress = Egress::new(Rules::default(), Arc::new(NoNames), Arc::clone(&now));
-        let (router, document) = router(Api::new(Parts {
+        let mut api = Api::new(Parts {
             store: bench.store(),
             directory: bench.store(),
             audit,
@@ -103,9 +123,16 @@ impl House {
             admin_key: KeyDigest(Sha256::digest(ADMIN_KEY).into()),
             proxies: Proxies::default(),
             limits: Limits::default(),
-        }));
+        });
+        let mut keeping = JoinSet::new();
+        if let Some(door) = door {
+            let (sign_in, exchanging) = door.sign_in();
+            api = api.with_sign_in(Arc::clone(&sign_in), exchanging);
+            keeping.spawn(async move { sign_in.keep_keys(CancellationToken::new()).await });
+        }
+        let (router, document) = router(api);
         let document = serde_json::to_value(document).unwrap();
-        Self { bench, document, router, clock }
+        Self { bench, document, router, clock, _keeping: keeping }
     }
 
     pub(super) fn wait(&self, span: Duration) {

@@ -11,6 +11,7 @@ mod callback_settings;
 mod callback_urls;
 mod destinations;
 mod document;
+mod door;
 mod house;
 mod keys;
 mod listener;

@@ -9,16 +9,36 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use engagement_bridge::sandbox::Grants;
 use engagement_bridge::store::{AuditFilter, Entry, Page};
 use serde_json::{Value, json};
 
+use super::door::{Door, words};
 use super::house::{ADMIN_KEY, GUID, House};
 use crate::contract::Bench;
 
 /// Who asks, by what he sends.
-const ROLES: [&str; 12] = [
-    "nobody", "mistyped", "unknown", "revoked", "expired", "register", "read", "manage", "full",
-    "another", "operator", "guess",
+///
+/// The last five sign in by a token of Entra: a user who lets an app read, an app that may register, one
+/// that may do all, one without any role, and one that the operator has let in as nobody.
+const ROLES: [&str; 17] = [
+    "nobody",
+    "mistyped",
+    "unknown",
+    "revoked",
+    "expired",
+    "register",
+    "read",
+    "manage",
+    "full",
+    "another",
+    "operator",
+    "guess",
+    "user-read",
+    "app-register",
+    "app-full",
+    "app-none",
+    "app-unbound",
 ];
 
 /// Method, path as the document has it, path as it is asked for, and body.
@@ -156,7 +176,7 @@ async fn requests(house: &House, full: &str) -> Vec<Request> {
 }
 
 /// What each role sends.
-async fn bearers(house: &House) -> [Option<String>; ROLES.len()] {
+async fn bearers(house: &House, door: &Door) -> [Option<String>; ROLES.len()] {
     let scope =
         async |scope: &str| house.make_key("contoso", &json!({ "scopes": [scope] })).await.0;
     let (revoked, id) = house.make_key("contoso", &json!({})).await;
@@ -166,6 +186,7 @@ async fn bearers(house: &House) -> [Option<String>; ROLES.len()] {
     house.wait(Duration::from_mins(1));
     let (full, _) = house.make_key("contoso", &json!({})).await;
     let mistyped = full[..41].to_owned();
+    let all = Grants::Roles(words(&["Register", "Read", "Manage"]));
     // By the format that the README tells.
     let unknown = format!("ebk_{}3WF97K", "0".repeat(32));
     [
@@ -181,6 +202,11 @@ async fn bearers(house: &House) -> [Option<String>; ROLES.len()] {
         Some(house.add_caller("fabrikam").await),
         Some(ADMIN_KEY.to_owned()),
         Some("correct horse battery stapler".to_owned()),
+        Some(door.token(GUID, Grants::Scopes(words(&["Read"])))),
+        Some(door.token(GUID, Grants::Roles(words(&["Register"])))),
+        Some(door.token(GUID, all.clone())),
+        Some(door.token(GUID, Grants::Roles(Vec::new()))),
+        Some(door.token("66666666-7777-8888-9999-000000000000", all)),
     ]
 }
 
@@ -190,18 +216,16 @@ async fn entries(house: &House) -> Vec<Entry> {
 
 /// Asks for the `number`th endpoint as each role, each in a house of its own: the endpoint, and the
 /// statuses. Sees to it that the audit log has what was changed, and nothing else.
-async fn row(number: usize) -> (String, Vec<u16>) {
+async fn row(number: usize, door: &Door) -> (String, Vec<u16>) {
     let (mut endpoint, mut statuses) = (String::new(), Vec::new());
     for place in 0..ROLES.len() {
-        let mut house = House::furnished().await;
+        let mut house = House::with_door(Bench::memory().await, door).await;
         let (full, _) = house.make_key("contoso", &json!({})).await;
         if requests(&house, &full).await[number].1.starts_with("/v1/admin/vault") {
             // The memory seals nothing.
-            let bench = Bench::sqlite().await;
-            let audit = bench.store();
-            house = House::furnished_with(bench, audit).await;
+            house = House::with_door(Bench::sqlite().await, door).await;
         }
-        let bearers = bearers(&house).await;
+        let bearers = bearers(&house, door).await;
         let full = bearers[8].clone().unwrap();
         let (method, template, path, body) = requests(&house, &full).await.swap_remove(number);
         let before = entries(&house).await;
@@ -218,7 +242,11 @@ async fn row(number: usize) -> (String, Vec<u16>) {
         for entry in new {
             let what = (entry.method.as_str(), entry.resource.as_str(), entry.result);
             assert_eq!(what, (method, template, Some(status)), "{told}");
-            let is_by = if ROLES[place] == "operator" { "adminKey" } else { "apiKey" };
+            let is_by = match ROLES[place] {
+                "operator" => "adminKey",
+                role if role.starts_with("app-") || role.starts_with("user-") => "signIn",
+                _ => "apiKey",
+            };
             assert_eq!(entry.who.as_str(), is_by, "{told}");
         }
         endpoint = format!("{method} {template}");
@@ -240,20 +268,23 @@ fn may(role: &str, needs: Option<&str>) -> bool {
     match needs {
         None => true,
         Some("adminKey") => role == "operator",
-        Some(scope) => role == scope || matches!(role, "full" | "another"),
+        Some(scope) => {
+            let granted = role.split_once('-').map_or(role, |(_, granted)| granted);
+            granted == scope || matches!(granted, "full" | "another")
+        }
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_endpoint_lets_in_whom_its_document_names_and_nobody_else() {
-    let house = House::furnished().await;
+    let (house, door) = (House::furnished().await, Door::open().await);
     let full = house.make_key("contoso", &json!({})).await.0;
     let count = requests(&house, &full).await.len();
     let width = 68;
     let mut table = format!("{:width$} {}\n", "", ROLES.join(" "));
     let mut asked = BTreeSet::new();
     for number in 0..count {
-        let (endpoint, statuses) = row(number).await;
+        let (endpoint, statuses) = row(number, &door).await;
         let needs = needs(&house.document, &endpoint);
         write!(table, "{endpoint:width$}").unwrap();
         for (role, status) in ROLES.iter().zip(&statuses) {

@@ -83,8 +83,8 @@ async fn to_a_caller_the_api_is_what_its_document_says() {
         "GET /v1/callback-settings",
         "PUT /v1/callback-settings",
         "PUT /v1/callback-headers/{header}",
-        // Making one takes exactly one proof of four, which hardly ever comes by chance.
         "GET /v1/connections",
+        "POST /v1/connections",
         "DELETE /v1/connections/{name}",
         "PUT /v1/connections/{name}/credential",
     ];

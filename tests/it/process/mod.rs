@@ -5,6 +5,7 @@ mod commands;
 mod copies;
 mod damage;
 mod egress;
+mod identities;
 mod kills;
 mod migrations;
 mod ordeal;

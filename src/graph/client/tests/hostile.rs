@@ -26,6 +26,7 @@ fn unusable() -> Vec<(&'static str, Told, Over)> {
     const CHUNKED: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
     const SHORT: &str = "HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n{\"id\":\"a\"";
     const LINE: &str = "0123456789abcdef";
+    const CHUNK: &str = "20\r\n                                \r\n";
     let error = r#"{"error":{"code":"UnknownError","message":""}}"#;
     let whole = |headers: &str, body: &[u8]| {
         let head = format!("{OK}{headers}content-length: {}\r\n\r\n", body.len());
@@ -51,7 +52,7 @@ fn unusable() -> Vec<(&'static str, Told, Over)> {
         ("a header without end", Told::new(format!("{OK}x: "), Then::Flood(LINE)), AtOnce),
         ("headers without end", Told::new(OK, Then::Flood("x: 0123456789\r\n")), AtOnce),
         ("a body without end", Told::new(format!("{OK}\r\n"), Then::Flood(LINE)), AtOnce),
-        ("chunks without end", Told::new(CHUNKED, Then::Flood("4\r\n    \r\n")), AtOnce),
+        ("chunks without end", Told::new(CHUNKED, Then::Flood(CHUNK)), AtOnce),
         ("a length without end", whole("content-length: 99999999999\r\n", b"{}"), AtOnce),
         ("gzip", whole("content-encoding: gzip\r\n", GZIPPED), AtOnce),
         ("an error", whole("content-type: application/json\r\n", error.as_bytes()), AtOnce),
