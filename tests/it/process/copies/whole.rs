@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::http::{Method, StatusCode};
 use axum::response::IntoResponse as _;
 use engagement_bridge::courier::SigningSecret;
-use engagement_bridge::sandbox::{Sandbox, Script, Version};
+use engagement_bridge::sandbox::{Grants, Sandbox, Script, SignInToken, Version};
 use rusqlite::Connection;
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
@@ -18,6 +18,9 @@ use crate::process::Serve;
 use crate::support::certificates::Made;
 use crate::support::postgres;
 use crate::world::{Client, Received, Receiver, SECRET_OF_CLIENT, sandbox};
+
+/// The API's own app, one that signs in, and the tenant of both.
+const APP: &str = "22222222-3333-4444-5555-666666666666";
 
 /// An installation with everything in it that there is, at rest but for one attempt.
 struct Installation {
@@ -83,11 +86,34 @@ async fn seal_anew_and_repair(home: &Home, shop: &Client) {
     assert_eq!(repaired.status, StatusCode::NO_CONTENT);
 }
 
+/// A user of the app that signs in changes something, and has an operation tracked in her name.
+async fn sign_in(sandbox: &Sandbox, shop: &Client, url: &str) {
+    let token = SignInToken {
+        tenant: APP.to_owned(),
+        audience: APP.to_owned(),
+        app: APP.to_owned(),
+        object_id: "33333333-4444-5555-6666-777777777777".to_owned(),
+        grants: Grants::Scopes(
+            ["Register", "Read", "Manage"].map(|it| format!("Operations.{it}")).into(),
+        ),
+    };
+    let token = sandbox.hand_out_sign_in(&token, Duration::from_hours(1)).unwrap();
+    let alice = shop.with_key(token.expose_secret());
+    let header = json!({ "value": "of alice" });
+    let set = alice.put("/v1/callback-headers/x-alice", &header).await;
+    assert_eq!(set.status, StatusCode::NO_CONTENT, "{set:?}");
+    let later = json!([{ "status": "running", "retryAfter": "3600" }]);
+    let mut registration = registration(sandbox, &later, url);
+    registration["onBehalfOf"] = json!(true);
+    let id = alice.register(&registration).await;
+    until(async || shop.operation(&id).await["polls"] == 1).await;
+}
+
 /// What the operator alone sets up: an app that signs in, connections of other kinds, and a share.
 async fn set_up(home: &Home, serve: &Serve) {
     let key = std::fs::read_to_string(home.directory.path().join("bridge.db.admin-key")).unwrap();
     let operator = serve.client(key.trim());
-    let client_id = "22222222-3333-4444-5555-666666666666";
+    let client_id = APP;
     let app = json!({ "tenant": client_id, "app": client_id });
     let bound = operator.post("/v1/admin/callers/shop/sign-ins", &app).await;
     assert!(bound.status.is_success(), "{bound:?}");
@@ -118,6 +144,10 @@ impl Installation {
         let mut home = Home::new(sandbox.root());
         // Whatever failed rests for an hour.
         "0s,1h".clone_into(home.flags.iter_mut().find(|it| *it == "0s,1s,1s").unwrap());
+        let secret = home.directory.path().join("secret-of-the-api");
+        std::fs::write(&secret, "the secret of the api").unwrap();
+        let home = home.flag("--sign-in-client-id", APP).flag("--sign-in-tenants", APP);
+        let home = home.flag("--sign-in-client-secret-file", secret.to_str().unwrap());
         let mut keys = vec![home.add_shop().await["apiKey"].as_str().unwrap().to_owned()];
         let one_more = ["callers", "add-key", "shop", "--label", "web", "--expires-after", "90d"];
         for arguments in [&one_more[..], &["callers", "add", "desk"]] {
@@ -301,13 +331,7 @@ fn has_everything(file: &std::path::Path) {
     let columns = columns.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
     let columns: Vec<(String, String)> = columns.map(Result::unwrap).collect();
     assert!(80 < columns.len());
-    // Nobody signs in here.
-    let of_sign_ins = |(table, column): &(String, String)| match table.as_str() {
-        "audit" => matches!(column.as_str(), "tenant" | "subject" | "app"),
-        "connections" => column == "signed_in_at",
-        _ => false,
-    };
-    for (table, column) in columns.into_iter().filter(|it| !of_sign_ins(it)) {
+    for (table, column) in columns {
         let sql = format!("SELECT count({column}) FROM {table} WHERE {column} NOT IN ('', x'')");
         let filled: u32 = database.query_row(&sql, [], |row| row.get(0)).unwrap();
         assert!(0 < filled, "{column} of {table} is empty everywhere");
@@ -319,6 +343,7 @@ async fn an_installation_moves_to_postgres_with_everything_that_is_in_it() {
     let installation = Installation::begin().await;
     let Installation { sandbox, receiver, home, keys, .. } = &installation;
     set_up(home, &installation.serve).await;
+    sign_in(sandbox, &installation.serve.client(&keys[0]), &receiver.url()).await;
     seal_anew_and_repair(home, &installation.serve.client(&keys[0])).await;
     let told = installation.told(&installation.serve).await;
     // What is in the log goes over as well, and so does a step that is in somebody's hands.
@@ -333,7 +358,7 @@ async fn an_installation_moves_to_postgres_with_everything_that_is_in_it() {
     let rows = |table: &Value| (table["table"].as_str().unwrap().to_owned(), table["rows"].clone());
     let rows: BTreeMap<_, _> = summary["tables"].as_array().unwrap().iter().map(rows).collect();
     assert_eq!(rows["callers"], 2, "{rows:?}");
-    assert_eq!(rows["operations"], 12, "{rows:?}");
+    assert_eq!(rows["operations"], 13, "{rows:?}");
     assert!(rows.values().all(|rows| rows.as_u64().unwrap() > 0), "{rows:?}");
 
     home.is_not_served(&["was moved to postgres://127.0.0.1:", "start the bridge on that one"])
