@@ -8,6 +8,7 @@ mod access;
 mod database;
 mod egress;
 mod handshake;
+mod metrics;
 mod sign_in;
 
 use std::io;
@@ -35,6 +36,7 @@ pub use access::{AccessSettings, TrustedHeader};
 pub use database::{Database, DatabaseSettings};
 pub use egress::{AllowedPort, EgressSettings};
 pub use handshake::{HandshakeForm, HandshakeSettings};
+pub use metrics::MetricsSettings;
 pub use sign_in::SignInSettings;
 
 const CERTIFICATE_PASSWORD: &str = "ENGAGEMENT_BRIDGE_CERTIFICATE_PASSWORD";
@@ -145,6 +147,9 @@ pub struct Settings {
         value_name = "ADDRESS"
     )]
     pub listen: SocketAddr,
+
+    #[command(flatten)]
+    pub metrics: MetricsSettings,
 
     /// The Graph to ask, and the only place that tokens are sent to.
     #[arg(
@@ -495,6 +500,7 @@ impl Settings {
             failed_attempts: self.access.failed_attempts,
             live_operations: self.live_operations,
             shortest_deadline: self.scaled(usual.shortest_deadline),
+            surveys_apart: self.scaled(usual.surveys_apart),
             ..usual
         }
     }

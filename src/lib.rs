@@ -25,6 +25,7 @@
 //! * [`provision`] sets up callers, for the API and the command line alike.
 //! * [`sandbox`] stands in for Graph and Entra where there is no tenant.
 //! * [`cli`] is the command line, one file for each command. [`config`] reads its settings.
+//! * [`metrics`] counts what the shells do; the rules know nothing of it.
 //! * [`serve`] puts everything together; [`telemetry`], [`shutdown`] and [`clock`] are what any
 //!   service needs.
 //!
@@ -74,6 +75,7 @@ pub mod courier;
 pub mod graph;
 pub mod handshake;
 pub mod lane;
+pub mod metrics;
 pub mod names;
 pub mod nudge;
 pub mod operation;

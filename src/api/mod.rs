@@ -16,6 +16,7 @@ mod ids;
 mod key_uses;
 mod keys;
 mod listener;
+mod metrics;
 mod on_behalf_of;
 mod operations;
 mod page;
@@ -48,6 +49,7 @@ use crate::clock::Clock;
 use crate::courier::Egress;
 use crate::graph::{Examiner, GraphRoot, OnBehalfOf};
 use crate::handshake::Handshakes;
+use crate::metrics::Metrics;
 use crate::nudge::Nudge;
 use crate::sign_in::SignIn;
 use crate::store::{AuditLog, CallerName, Directory, KeyDigest, Safe, Store};
@@ -58,6 +60,7 @@ pub use access::{ForwardedBy, Proxies};
 pub(crate) use access::{NewKey, digest, new_admin_key};
 pub use key_uses::KeyUses;
 pub use listener::{Listener, ListenerLimits};
+pub use metrics::{Survey, metrics_router};
 pub use problem::{FieldError, Kind, Problem};
 
 /// What the handlers work with.
@@ -81,6 +84,8 @@ pub struct Api {
     pub admin_key: KeyDigest,
     pub limits: Limits,
     pub key_uses: Arc<KeyUses>,
+    pub metrics: Arc<Metrics>,
+    pub survey: Arc<Survey>,
     proxies: Arc<Proxies>,
     attempts: Arc<Attempts>,
     /// Where people and apps sign in by tokens of Microsoft Entra.
@@ -110,6 +115,8 @@ pub struct Limits {
     pub longest_deadline: Duration,
     /// `/readyz` fails once what is due has waited for longer.
     pub longest_overdue: Duration,
+    /// Between two looks at the database for `/metrics`, at the least.
+    pub surveys_apart: Duration,
 }
 
 impl Default for Limits {
@@ -124,6 +131,7 @@ impl Default for Limits {
             shortest_deadline: Duration::from_mins(1),
             longest_deadline: Duration::from_hours(7 * 24),
             longest_overdue: Duration::from_mins(2),
+            surveys_apart: Duration::from_secs(10),
         }
     }
 }
@@ -168,6 +176,8 @@ impl Api {
             audit: parts.audit,
             admin_key: parts.admin_key,
             key_uses: Arc::default(),
+            metrics: Arc::default(),
+            survey: Arc::new(Survey::new(parts.limits.surveys_apart)),
             proxies: Arc::new(parts.proxies),
             attempts: Arc::new(Attempts::new(parts.limits.failed_attempts)),
             limits: parts.limits,
@@ -182,6 +192,12 @@ impl Api {
     pub fn with_sign_in(self, sign_in: Arc<SignIn>, authority: Arc<dyn OnBehalfOf>) -> Self {
         let exchanges = Some(Arc::new(Exchanges::new(authority)));
         Self { sign_in: Some(sign_in), exchanges, ..self }
+    }
+
+    /// The same, counting where others of this bridge count.
+    #[must_use]
+    pub fn counted_by(self, metrics: &Arc<Metrics>) -> Self {
+        Self { metrics: Arc::clone(metrics), ..self }
     }
 
     /// Counts a request of `caller`, or says how long it has to wait.
@@ -208,7 +224,7 @@ const TWO: NonZeroU32 = NonZeroU32::MIN.saturating_add(1);
         (name = "callbacks", description = "What is owed to receivers"),
         (name = "settings", description = "A caller's keys, signing secrets, connections, and what its callbacks look like"),
         (name = "public", description = "For receivers"),
-        (name = "admin", description = "Callers; for the operator"),
+        (name = "admin", description = "Callers, and how the bridge does; for the operator"),
         (name = "health", description = "For probes"),
     ),
 )]
@@ -260,9 +276,10 @@ pub fn router(api: Api) -> (Router, utoipa::openapi::OpenApi) {
         .routes(routes!(resends::ask_as_operator))
         .routes(routes!(resends::list_as_operator))
         .routes(routes!(resends::inspect_as_operator))
-        // Used by probes.
+        // Used by probes, and by Prometheus.
         .routes(routes!(health::alive))
         .routes(routes!(health::ready))
+        .routes(routes!(metrics::read))
         .split_for_parts();
     let components = document.components.get_or_insert_default();
     components.responses.extend(problem::catalogue());
@@ -283,6 +300,7 @@ pub fn router(api: Api) -> (Router, utoipa::openapi::OpenApi) {
         .layer(middleware::from_fn(move |request, next| {
             listener::within(limits.request, request, next)
         }))
+        .layer(middleware::from_fn_with_state(Arc::clone(&api.metrics), metrics::count))
         .with_state(api);
     (router, document)
 }

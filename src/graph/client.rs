@@ -24,6 +24,7 @@ use super::{
     NotGranted, Poll, Proof, Reference, TooSoon, grant, wire,
 };
 use crate::clock::Clock;
+use crate::metrics::Metrics;
 use crate::operation::{Answer, Event, Hindrance, Refusal, Renewal, Verdict, after, elapsed};
 
 /// Microsoft Graph, or what stands in for it at the operator's root.
@@ -119,6 +120,13 @@ impl HttpGraph {
         let scope = root.scope();
         let tokens = Tokens::new(shortest_service);
         Ok(Self { root, login, machine, api, scope, deadlines, transport, tokens, clock })
+    }
+
+    /// The same, with somebody who counts the tokens that are asked for.
+    #[must_use]
+    pub fn counted_by(mut self, metrics: &Arc<Metrics>) -> Self {
+        self.tokens.metrics = Arc::clone(metrics);
+        self
     }
 
     /// What to poll with; and, where a user's was renewed, what the next is to be asked for with.

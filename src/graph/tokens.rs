@@ -17,6 +17,7 @@ use super::grant::Granted;
 use super::ration::{Eater, Ration};
 use super::{AccessToken, Connection, TooSoon};
 use crate::clock::Clock;
+use crate::metrics::Metrics;
 use crate::operation::{Hindrance, after};
 
 /// The tokens of all connections, for all polls.
@@ -26,6 +27,7 @@ pub(super) struct Tokens {
     examinations: Mutex<Ration>,
     capacity: usize,
     shortest_service: Duration,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 /// Whom a token is for, and what for.
@@ -121,6 +123,7 @@ impl Tokens {
             examinations: Mutex::new(examinations),
             capacity: CAPACITY,
             shortest_service,
+            metrics: Arc::default(),
         }
     }
 
@@ -154,8 +157,16 @@ impl Tokens {
         }
         let asked_at = clock.now();
         let result = match self.ration(&identity.eater, asked_at) {
-            Ok(()) => fetch.await,
-            Err(hindrance) => Err(hindrance),
+            Ok(()) => {
+                let began = Instant::now();
+                let fetched = fetch.await;
+                self.metrics.tokens.asked(word(&fetched), began.elapsed());
+                fetched
+            }
+            Err(hindrance) => {
+                self.metrics.tokens.rationed();
+                Err(hindrance)
+            }
         };
         self.learn(identity, asked_at, clock.now(), result)
     }
@@ -248,6 +259,15 @@ impl Tokens {
     fn lock(&self) -> MutexGuard<'_, HashMap<Identity, Entry>> {
         // Every change is a single assignment, so a panic elsewhere cannot leave half of one.
         self.identities.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What came of a request for a token, for whoever counts them.
+fn word(fetched: &Result<Granted, Hindrance>) -> &'static str {
+    match fetched {
+        Ok(_) => "granted",
+        Err(Hindrance::Refused(_)) => "refused",
+        Err(Hindrance::Trouble { .. }) => "unavailable",
     }
 }
 

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::{Clock, LOOK_EVERY, SharedClock, SteadyClock};
 use crate::config::{ConfigError, Database, DatabaseSettings};
 use crate::lane;
+use crate::metrics::Metrics;
 use crate::names::Names;
 use crate::nudge::Nudge;
 use crate::store::postgres::{Address, PostgresStore};
@@ -51,6 +52,14 @@ impl Opened {
                 store.plan_by(&clock);
                 Ok(Self::Server { store, clock })
             }
+        }
+    }
+
+    /// Has counted what only the database itself knows.
+    pub(super) fn count_by(&self, metrics: &Arc<Metrics>) {
+        match self {
+            Self::File { store, .. } => store.count_by(metrics),
+            Self::Server { .. } => {}
         }
     }
 

@@ -12,12 +12,13 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::database::{Opened, server};
-use crate::api::{self, Api, KeyUses, Listener};
+use crate::api::{self, Api, KeyUses, Listener, ListenerLimits, Survey};
 use crate::clock::Clock;
 use crate::config::{ConfigError, EgressSettings, Sections, Settings};
 use crate::courier::{Egress, HttpCourier, HttpGreeter, ProxyWay};
 use crate::graph::{self, HttpGraph};
 use crate::handshake::{self, Handshakes};
+use crate::metrics::Metrics;
 use crate::names::{Names, SystemNames, Unguarded};
 use crate::nudge::Nudge;
 use crate::operation::after;
@@ -37,9 +38,16 @@ pub struct Bridge {
     opened: Arc<Opened>,
     nudge: Arc<Nudge>,
     key_uses: Arc<KeyUses>,
+    metrics: Arc<Metrics>,
+    survey: Arc<Survey>,
+    /// Where metrics alone can be read, and by which router.
+    scraped: Option<(Listener, axum::Router)>,
     sections: Sections,
     grace: std::time::Duration,
 }
+
+/// Connections of those who read metrics where they need no key.
+const SCRAPERS: usize = 64;
 
 /// A part of the bridge ended by itself, which none ever should.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +67,8 @@ impl Bridge {
         let opened = Opened::open(&settings.database, lanes, Arc::clone(&names)).await?;
         let opened = Arc::new(opened);
         let (store, directory, clock) = (opened.store(), opened.directory(), opened.clock());
+        let metrics = Arc::new(Metrics::new());
+        opened.count_by(&metrics);
         let admin_key = settings.database.admin_key()?;
 
         let tls = tls(settings.ca_file.as_deref())?;
@@ -76,17 +86,9 @@ impl Bridge {
             Some(origin) => courier.known_as(origin),
             None => courier,
         };
-        let asking = graph::Settings {
-            root: sections.graph_root.clone(),
-            login: sections.login_root.clone(),
-            api: sections.api.clone(),
-            machine: sections.machine.clone(),
-            tls,
-            resolver: Some(Arc::new(Unguarded(names))),
-            deadlines: graph::Deadlines::default(),
-            shortest_service: sections.shortest_service,
-        };
-        let graph = Arc::new(HttpGraph::new(asking, Arc::clone(&clock))?);
+        let graph = Arc::new(
+            HttpGraph::new(asking(&sections, tls, names), Arc::clone(&clock))?.counted_by(&metrics),
+        );
         let sign_in = sections.sign_in.clone().map(|rules| {
             let authority: Arc<dyn graph::Authority> = Arc::clone(&graph) as _;
             Arc::new(SignIn::new(rules, authority, sections.pace_of_keys))
@@ -99,6 +101,7 @@ impl Bridge {
             courier: Arc::new(courier),
             clock: Arc::clone(&clock),
             nudge: Arc::clone(&nudge),
+            metrics: Arc::clone(&metrics),
             operations: sections.operations.clone(),
             callbacks: sections.callbacks.clone(),
             settings: sections.worker.clone(),
@@ -119,12 +122,14 @@ impl Bridge {
             admin_key: api::digest(&admin_key),
             proxies: settings.access.proxies(),
             limits: sections.limits.clone(),
-        });
-        let key_uses = Arc::clone(&api.key_uses);
+        })
+        .counted_by(&metrics);
+        let (key_uses, survey) = (Arc::clone(&api.key_uses), Arc::clone(&api.survey));
         let api = match &sign_in {
             Some(sign_in) => api.with_sign_in(Arc::clone(sign_in), graph),
             None => api,
         };
+        let scraped = scraped(settings.metrics.metrics_listen, api.clone()).await?;
         let (router, _) = api::router(api);
         let listener = Listener::bind(settings.listen, sections.listener.clone())
             .await
@@ -150,6 +155,9 @@ impl Bridge {
             opened,
             nudge,
             key_uses,
+            metrics,
+            survey,
+            scraped,
             sections,
             grace,
         })
@@ -158,6 +166,11 @@ impl Bridge {
     /// Where the API listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where metrics alone can be read, if anywhere.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.scraped.as_ref().and_then(|(listener, _)| listener.address().ok())
     }
 
     fn resender(&self) -> Resender {
@@ -190,6 +203,9 @@ impl Bridge {
         let address = self.address;
         tracing::info!(%address, "listening on http://{address}");
         let (stop, grace) = (shutdown.stop.clone(), self.grace);
+        if let Some(address) = self.metrics_address() {
+            tracing::info!(metrics = %address, "metrics are on http://{address}/metrics");
+        }
         let (resender, rekeyer, waker) = (self.resender(), self.rekeyer(), self.waker());
         let mut parts = JoinSet::new();
         parts.spawn(named("listener", self.listener.serve(self.router, stop.clone(), grace)));
@@ -197,6 +213,12 @@ impl Bridge {
         parts.spawn(named("rekeyer", rekeyer.run(stop.clone())));
         parts.spawn(named("waker", waker.run(stop.clone())));
         parts.spawn(named("worker", self.worker.run(stop.clone(), grace)));
+        if let Some((listener, router)) = self.scraped {
+            let serving = listener.serve(router, stop.clone(), grace);
+            parts.spawn(named("listener for metrics", serving));
+        }
+        let (store, clock) = (self.opened.store(), self.opened.clock());
+        parts.spawn(named("survey", self.survey.run(store, clock, self.metrics, stop.clone())));
         let (store, clock) = (self.opened.store(), self.opened.clock());
         let (retention, audit) = (self.sections.retention, self.opened.audit());
         let forgetting = forget_what_rests(store, audit, clock, retention, stop.clone());
@@ -231,6 +253,32 @@ impl Bridge {
         }
         ended
     }
+}
+
+/// How Graph is asked.
+fn asking(sections: &Sections, tls: ClientConfig, names: Arc<dyn Names>) -> graph::Settings {
+    graph::Settings {
+        root: sections.graph_root.clone(),
+        login: sections.login_root.clone(),
+        api: sections.api.clone(),
+        machine: sections.machine.clone(),
+        tls,
+        resolver: Some(Arc::new(Unguarded(names))),
+        deadlines: graph::Deadlines::default(),
+        shortest_service: sections.shortest_service,
+    }
+}
+
+/// A listener for metrics alone, where the operator wants one.
+async fn scraped(
+    address: Option<SocketAddr>,
+    api: Api,
+) -> anyhow::Result<Option<(Listener, axum::Router)>> {
+    let Some(address) = address else { return Ok(None) };
+    let limits = ListenerLimits { connections: SCRAPERS, ..ListenerLimits::default() };
+    let listener = Listener::bind(address, limits).await;
+    let listener = listener.with_context(|| format!("cannot listen on {address}"))?;
+    Ok(Some((listener, api::metrics_router(api))))
 }
 
 /// What Graph and receivers are believed by: Mozilla's roots, and those in a file of the operator's.

@@ -24,6 +24,7 @@
 mod audit;
 mod broken;
 mod columns;
+mod figures;
 mod filters;
 pub mod handover;
 mod keys;
@@ -54,6 +55,7 @@ use crate::lane::LaneName;
 use crate::operation::OperationId;
 
 pub use audit::{AuditFilter, AuditLog, Ending, Entry, EntryId, Who};
+pub use figures::{Census, Figures, LaneFigures};
 pub use keys::{ApiKey, KeyAdded, KeyDigest, KeyHolder, KeyUse, Scope, Scopes};
 pub use records::{
     Amended, Amendment, Attempt, CallbackFilter, CallbackSettings, CallerName, Change, Claim,
@@ -70,7 +72,7 @@ pub use user_grants::UserGrants;
 
 /// Keeps operations and callbacks, and hands out the right to take their next steps.
 #[async_trait]
-pub trait Store: UserGrants + Send + Sync {
+pub trait Store: UserGrants + Census + Send + Sync {
     /// Keeps new operations, all or none, and answers for each in order.
     ///
     /// None is kept whose destination is gone.
@@ -472,6 +474,7 @@ pub enum StoreError {
 #[derive(Clone, Debug)]
 pub struct Message {
     pub callback: Callback,
+    pub notice: Notice,
     pub url: String,
     pub headers: FixedHeaders,
     pub body: Bytes,

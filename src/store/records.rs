@@ -12,7 +12,7 @@ use crate::callback::{self, Callback, CallbackId, Reason};
 use crate::courier::{FixedHeaders, Format, PublicKey, SigningSecret, Trace};
 use crate::graph::{AccessToken, ClientCertificate, Credential, Proof, ProofKind, Reference};
 use crate::lane::{LaneName, Rate, Report};
-use crate::operation::{Operation, OperationId, Owed};
+use crate::operation::{Operation, OperationId, Outcome, Owed};
 
 /// A caller's name: 1 to 64 of `a-z`, `0-9`, `.`, `_`, `-`, beginning with a letter or digit.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -526,6 +526,11 @@ impl Identity {
 }
 
 impl Notice {
+    /// Whether it tells how the operation ended.
+    pub fn is_final(&self) -> bool {
+        Outcome::from_word(&self.0).is_some()
+    }
+
     /// The word for what is owed.
     pub fn of(owed: Owed) -> Self {
         Self(owed.as_str().to_owned())

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::Worker;
 use crate::operation::after;
@@ -30,8 +31,11 @@ impl Worker {
         let leases_end = batch.iter().map(|commit| commit.claim.until).max();
         let mut wait = SHORTEST_WAIT;
         loop {
-            let error = match self.store.commit(Arc::clone(&batch)).await {
-                Ok(committed) => return report(&batch, &committed),
+            let began = Instant::now();
+            let committed = self.store.commit(Arc::clone(&batch)).await;
+            self.count_call("commit", began, &committed);
+            let error = match committed {
+                Ok(committed) => return self.report(&batch, &committed),
                 Err(error) => error,
             };
             let next_try = after(self.clock.now(), wait);
@@ -52,14 +56,15 @@ impl Worker {
             wait = (wait * 2).min(LONGEST_WAIT);
         }
     }
-}
 
-fn report(batch: &[Commit], committed: &[Committed]) {
-    for (commit, committed) in batch.iter().zip(committed) {
-        let step = commit.claim.step;
-        match committed {
-            Committed::Saved => {}
-            Committed::LeaseLost => tracing::info!(%step, "someone else got to {step} first"),
+    fn report(&self, batch: &[Commit], committed: &[Committed]) {
+        for (commit, committed) in batch.iter().zip(committed) {
+            self.count_committed(commit, *committed);
+            let step = commit.claim.step;
+            match committed {
+                Committed::Saved => {}
+                Committed::LeaseLost => tracing::info!(%step, "someone else got to {step} first"),
+            }
         }
     }
 }

@@ -23,6 +23,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::sleep;
 
 use crate::lane::LaneName;
+use crate::metrics::HandsMetrics;
 
 /// What takes longer is slow: most receivers answer in a tenth of it.
 const SLOW_AFTER: Duration = Duration::from_secs(2);
@@ -37,6 +38,9 @@ const MOST_KNOWN: usize = 10_000;
 pub(super) struct Hands {
     quick: Arc<Semaphore>,
     slow: Arc<Semaphore>,
+    /// How many hands there are, and how many places.
+    all: (usize, usize),
+    metrics: Option<HandsMetrics>,
     /// On which the latest step that is over, or long in coming, was slow.
     known: Mutex<HashSet<LaneName>>,
 }
@@ -50,11 +54,30 @@ pub(super) struct Held {
 impl Hands {
     pub(super) fn new(hands: usize) -> Self {
         let hands = hands.max(1);
-        Self {
-            quick: Arc::new(Semaphore::new(hands)),
-            slow: Arc::new(Semaphore::new(hands.saturating_mul(SLOW_PLACES))),
-            known: Mutex::default(),
-        }
+        let all = (hands, hands.saturating_mul(SLOW_PLACES));
+        let (quick, slow) = (Arc::new(Semaphore::new(all.0)), Arc::new(Semaphore::new(all.1)));
+        Self { quick, slow, all, metrics: None, known: Mutex::default() }
+    }
+
+    /// The same, with somebody who is told how many are in use.
+    pub(super) fn counted_by(self, metrics: &HandsMetrics) -> Self {
+        let hands = Self { metrics: Some(metrics.clone()), ..self };
+        hands.count();
+        hands
+    }
+
+    fn count(&self) {
+        let Some(metrics) = &self.metrics else { return };
+        let (hands, places) = self.all;
+        let in_hand = hands.saturating_sub(self.quick.available_permits());
+        let in_place = places.saturating_sub(self.slow.available_permits());
+        metrics.set(self.all, (in_hand, in_place));
+    }
+
+    /// Takes back what was held.
+    pub(super) fn put_back(&self, held: Held) {
+        drop(held);
+        self.count();
     }
 
     /// How many steps can be started at once. Others only ever give hands back, so this errs towards
@@ -72,9 +95,11 @@ impl Hands {
         if lane.is_some_and(|lane| self.known().contains(lane))
             && let Ok(permit) = Arc::clone(&self.slow).try_acquire_owned()
         {
+            self.count();
             return Some(Held { permit, is_place: true });
         }
         let permit = Arc::clone(&self.quick).acquire_owned().await.ok()?;
+        self.count();
         Some(Held { permit, is_place: false })
     }
 
@@ -105,6 +130,7 @@ impl Hands {
                     done = &mut step => (done, held),
                     Ok(permit) = Arc::clone(&self.slow).acquire_owned() => {
                         drop(held.permit);
+                        self.count();
                         (step.await, Held { permit, is_place: true })
                     }
                 }

@@ -5,6 +5,7 @@
 //! than it has free hands for, because what is claimed waits for nobody else.
 
 mod committer;
+mod counting;
 mod expiry;
 mod hands;
 mod rekeying;
@@ -19,12 +20,14 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
 use crate::courier::Courier;
 use crate::graph::Graph;
+use crate::metrics::Metrics;
 use crate::nudge::Nudge;
 use crate::store::{Claimed, Commit, Store, StoreError};
 use crate::{callback, operation};
@@ -49,6 +52,7 @@ pub struct Worker {
     pub courier: Arc<dyn Courier>,
     pub clock: Arc<dyn Clock>,
     pub nudge: Arc<Nudge>,
+    pub metrics: Arc<Metrics>,
     pub operations: operation::Policy,
     pub callbacks: callback::Policy,
     pub settings: Settings,
@@ -143,7 +147,8 @@ impl Worker {
         steps: &TaskTracker,
         commits: mpsc::Sender<Commit>,
     ) {
-        let hands = Arc::new(Hands::new(self.settings.hands));
+        let hands = Hands::new(self.settings.hands).counted_by(&self.metrics.work.hands);
+        let hands = Arc::new(hands);
         while !stop.is_cancelled() {
             // Taken before looking, so that nobody's nudge falls between looking and sleeping.
             let mut nudged = std::pin::pin!(self.nudge.nudged());
@@ -183,7 +188,10 @@ impl Worker {
     }
 
     async fn claim(&self, free: usize) -> Result<Vec<Claimed>, StoreError> {
-        self.store.claim(self.clock.now(), self.settings.lease, free).await
+        let began = Instant::now();
+        let claimed = self.store.claim(self.clock.now(), self.settings.lease, free).await;
+        self.count_call("claim", began, &claimed);
+        claimed
     }
 
     /// How long there will be nothing to do, as far as is known.
@@ -210,6 +218,6 @@ impl Worker {
         let (commit, held) = hands.see(lane, held, self.take(claimed)).await;
         // The committer outlives all steps; were it gone, the lease would see to this one.
         drop(commits.send(commit).await);
-        drop(held);
+        hands.put_back(held);
     }
 }

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use jiff::Timestamp;
 use secrecy::SecretString;
+use tokio::time::Instant;
 
 use super::Worker;
+use super::counting::{Told, poll_outcome};
 use crate::callback::{self, CallbackId, Destination};
 use crate::courier::{Letter, Parcel, Receipt, Tracking, Written, compose};
 use crate::graph::{Connection, Credential, Inquiry, User};
@@ -44,6 +46,7 @@ impl Worker {
     }
 
     fn hand_back(&self, claim: Claim) -> Commit {
+        self.metrics.work.handed_back();
         tracing::warn!(step = %claim.step, "started {} too late in its lease, handing it back", claim.step);
         Commit { claim, change: Change::HandBack, report: Report::Unused, at: self.clock.now() }
     }
@@ -59,7 +62,10 @@ impl Worker {
             credential,
             over_by: before(claim.until, self.settings.poll_apart),
         };
+        self.count_begun("poll", tracked.operation.agenda().step_at);
+        let began = Instant::now();
         let poll = self.graph.poll(inquiry).await;
+        self.metrics.work.polled(poll_outcome(poll.event), began.elapsed());
         if let (Some(refresh_token), Some(connection)) = (&poll.renewed, &user) {
             self.renew_user(&tracked.caller, connection, refresh_token).await;
         }
@@ -86,16 +92,19 @@ impl Worker {
     }
 
     async fn attempt(&self, claim: Claim, message: Message) -> Commit {
-        let Message { callback, url, headers, body, signers, extra_headers, is_gone } = message;
+        let counted = Told::of(&message);
+        let Message { callback, url, headers, body, signers, extra_headers, is_gone, .. } = message;
         if is_gone {
             let (at, event) = (self.clock.now(), callback::Event::DestinationGone);
             let change = told(callback::decide(&self.callbacks, &callback, event, at), None, event);
             return Commit { claim, change, report: Report::Unused, at };
         }
+        self.count_begun("attempt", callback.state.agenda().step_at);
         let started_at = self.clock.now();
         let parcel = Parcel { id: callback.id, url, headers, body, extra_headers, signers };
         let receipt = self.courier.deliver(parcel).await;
         let at = self.clock.now();
+        self.count_attempt(&counted, &receipt, at);
         let event = callback::Event::Attempted(receipt.reply);
         let report = Report::of_attempt(receipt.reply);
         let attempt = record(callback.attempts.saturating_add(1), started_at, receipt);

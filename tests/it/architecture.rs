@@ -11,12 +11,13 @@ const MAY_IMPORT: &[(&str, &[&str], &str)] = &[
     ("lane", &["callback", "operation"], "pure rules: they read what an answer means"),
     ("clock", &[], "everybody may know it, so it knows nobody"),
     ("nudge", &[], "carries urgency, never content"),
+    ("metrics", &[], "counts what others tell it, and writes it down"),
     ("names", &[], "resolves names, whoever asks"),
     ("tls", &[], "the same for Graph and for receivers"),
     ("vault", &[], "seals bytes, whatever they are"),
     (
         "graph",
-        &["clock", "lane", "operation"],
+        &["clock", "lane", "metrics", "operation"],
         "knows one outside system, and neither the store nor the courier",
     ),
     (
@@ -26,13 +27,33 @@ const MAY_IMPORT: &[(&str, &[&str], &str)] = &[
     ),
     (
         "store",
-        &["callback", "clock", "courier", "graph", "lane", "names", "operation", "vault"],
+        &[
+            "callback",
+            "clock",
+            "courier",
+            "graph",
+            "lane",
+            "metrics",
+            "names",
+            "operation",
+            "vault",
+        ],
         "keeps what others define, the time that replicas share included, and finds its server; does \
          nothing by itself",
     ),
     (
         "worker",
-        &["callback", "clock", "courier", "graph", "lane", "nudge", "operation", "store"],
+        &[
+            "callback",
+            "clock",
+            "courier",
+            "graph",
+            "lane",
+            "metrics",
+            "nudge",
+            "operation",
+            "store",
+        ],
         "acts through traits, and never sees a request or names a database",
     ),
     (
@@ -48,6 +69,7 @@ const MAY_IMPORT: &[(&str, &[&str], &str)] = &[
             "courier",
             "graph",
             "handshake",
+            "metrics",
             "nudge",
             "operation",
             "provision",

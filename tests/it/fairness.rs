@@ -121,6 +121,7 @@ async fn longest_lag(slow_receivers: u32) -> (Duration, usize) {
         courier: Arc::clone(&outside) as _,
         clock: Arc::clone(&outside) as _,
         nudge: Arc::default(),
+        metrics: Arc::default(),
         operations: operation::Policy::default(),
         callbacks: callback::Policy::default(),
         settings: Settings {

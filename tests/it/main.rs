@@ -20,6 +20,7 @@ mod handshakes;
 mod hostile;
 mod identities;
 mod lanes;
+mod metrics;
 mod outside;
 mod process;
 mod rekeying;

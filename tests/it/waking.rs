@@ -116,6 +116,7 @@ impl Bridge {
             courier: Arc::clone(&self.outside) as _,
             clock: Arc::clone(&self.outside) as _,
             nudge: Arc::clone(&self.nudge),
+            metrics: Arc::default(),
             operations: operation::Policy::default(),
             callbacks: callback::Policy::default(),
             settings: Settings {

@@ -1,5 +1,7 @@
 //! Keeps a registration, once its receiver has agreed to callbacks.
 
+use tokio::time::Instant;
+
 use super::register::unkept;
 use crate::api::problem::{Kind, Problem};
 use crate::api::{Api, FieldError};
@@ -25,7 +27,11 @@ pub(super) async fn keep(
 }
 
 async fn keep_one(api: &Api, registration: Registration) -> Result<Option<Registered>, Problem> {
-    let registered = api.store.register(vec![registration]).await.map_err(unkept)?;
+    let began = Instant::now();
+    let registered = api.store.register(vec![registration]).await;
+    let size = registered.as_ref().ok().map(Vec::len);
+    api.metrics.store.called("register", size, began.elapsed());
+    let registered = registered.map_err(unkept)?;
     Ok(registered.into_iter().next())
 }
 

@@ -22,7 +22,9 @@ use crate::courier::signing::InvalidSecret;
 use crate::courier::{self, CallbackUrl, SigningSecret, Trace, may_stand_in_cloud_events};
 use crate::graph::{Credential, Reference, User};
 use crate::operation::{self, Operation, OperationId, RunningNotice, after};
-use crate::store::{Idempotency, Identity, Registered, Registration, StoreError, Tracked};
+use crate::store::{
+    CallerName, Idempotency, Identity, Registered, Registration, StoreError, Tracked,
+};
 
 /// Characters of a client state at the most; as in Graph's change notifications.
 const LONGEST_CLIENT_STATE: usize = 128;
@@ -137,35 +139,64 @@ pub(in crate::api) async fn register(
     headers: HeaderMap,
     Json(request): Json<Request>,
 ) -> Result<Response, Problem> {
-    let digest = digest(&request, &seat);
-    let key = idempotency_key(&headers);
+    let kept = keep(&api, caller, &seat, &headers, request).await;
+    api.metrics.api.registered(word(&kept));
+    kept.map(|kept| kept.answer)
+}
+
+/// A registration that was kept, now or before.
+struct Kept {
+    word: &'static str,
+    answer: Response,
+}
+
+/// What became of a registration, for whoever counts them.
+fn word(kept: &Result<Kept, Problem>) -> &'static str {
+    match kept {
+        Ok(kept) => kept.word,
+        Err(problem) if problem.kind.status().is_client_error() => "refused",
+        Err(_) => "failed",
+    }
+}
+
+async fn keep(
+    api: &Api,
+    caller: CallerName,
+    seat: &CallerSeat,
+    headers: &HeaderMap,
+    request: Request,
+) -> Result<Kept, Problem> {
+    let digest = digest(&request, seat);
+    let key = idempotency_key(headers);
     let now = api.clock.now();
-    let mut registration = check(&api, &seat, request, key.as_ref().err(), now).await?;
-    registration.trace = trace(&headers);
+    let mut registration = check(api, seat, request, key.as_ref().err(), now).await?;
+    registration.trace = trace(headers);
     let id = registration.operation.id;
     let fresh = answer(&tracked(&registration));
     if let Ok(Some(key)) = key {
         let answer = fresh.clone();
         registration.idempotency = Some(Idempotency { key, request: digest, answer });
     }
+    let kept = |word, answer| Ok(Kept { word, answer });
     let first_poll = registration.operation.agenda().step_at;
 
-    match agreed::keep(&api, registration).await? {
+    match agreed::keep(api, registration).await? {
         Some(Registered::New) => {
             if let Some(first_poll) = first_poll {
                 api.nudge.due(first_poll);
             }
-            Ok(respond(StatusCode::ACCEPTED, id, fresh, false))
+            kept("new", respond(StatusCode::ACCEPTED, id, fresh, false))
         }
         Some(Registered::Existing(existing)) => {
-            Ok(respond(StatusCode::OK, existing.operation.id, answer(&existing), false))
+            let id = existing.operation.id;
+            kept("existing", respond(StatusCode::OK, id, answer(&existing), false))
         }
         Some(Registered::Replayed { operation, answer: Some(first) }) => {
-            Ok(respond(StatusCode::ACCEPTED, operation, first, true))
+            kept("replayed", respond(StatusCode::ACCEPTED, operation, first, true))
         }
         Some(Registered::Replayed { operation, answer: None }) => {
-            let existing = super::find(&api, &caller, &operation.to_string()).await?;
-            Ok(respond(StatusCode::OK, operation, answer(&existing), true))
+            let existing = super::find(api, &caller, &operation.to_string()).await?;
+            kept("replayed", respond(StatusCode::OK, operation, answer(&existing), true))
         }
         Some(Registered::KeyReused) => Err(Problem::new(Kind::IdempotencyKeyReused)),
         Some(Registered::LimitReached) => {

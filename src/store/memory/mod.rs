@@ -3,6 +3,7 @@
 
 mod audit;
 mod directory;
+mod figures;
 mod sign_ins;
 mod user_grants;
 
@@ -319,6 +320,7 @@ impl Rows {
                     };
                     Work::Attempt(Box::new(Message {
                         callback,
+                        notice: row.stored.notice.clone(),
                         url: row.stored.url.clone(),
                         headers: row.stored.headers.clone(),
                         body: row.stored.body.clone()?,

@@ -20,6 +20,7 @@ mod destinations;
 mod dial;
 mod directory;
 mod error;
+mod figures;
 mod handshakes;
 mod import;
 mod lives;

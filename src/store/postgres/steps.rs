@@ -125,6 +125,7 @@ impl Materials {
         let Some(body) = stored.body else { return Ok(None) };
         Ok(Some(Work::Attempt(Box::new(Message {
             callback: stored.callback,
+            notice: stored.notice,
             url: stored.url,
             headers: stored.headers,
             body,

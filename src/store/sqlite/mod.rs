@@ -11,6 +11,7 @@ mod destinations;
 mod directory;
 mod error;
 mod export;
+mod figures;
 mod handshakes;
 mod lives;
 mod lock;
@@ -57,6 +58,7 @@ use super::{
 };
 use crate::callback::CallbackId;
 use crate::lane::{self, LaneName};
+use crate::metrics::Metrics;
 use crate::operation::OperationId;
 use crate::vault::{Vault, VaultError};
 
@@ -159,6 +161,11 @@ impl SqliteStore {
         let (readers, known) = (Readers::new(path, damage), Arc::default());
         let lanes_forgotten_to = AtomicI64::default();
         Ok(Self { writer, readers, known, vault, policy, lanes_forgotten_to, lock })
+    }
+
+    /// Has transactions counted from now on.
+    pub fn count_by(&self, metrics: &Arc<Metrics>) {
+        self.writer.count_by(metrics);
     }
 
     /// Leaves word, for other commands on the same machine, of where this process can be asked.
@@ -535,7 +542,7 @@ fn list<T>(
     database: &Connection,
     sql: &str,
     params: impl rusqlite::Params,
-    read: impl Fn(&rusqlite::Row<'_>) -> Result<T, StoreError>,
+    mut read: impl FnMut(&rusqlite::Row<'_>) -> Result<T, StoreError>,
 ) -> Result<Vec<T>, StoreError> {
     let mut statement = database.prepare_cached(sql).context("listing")?;
     let rows = statement.query_map(params, |row| Ok(read(row))).context("listing")?;

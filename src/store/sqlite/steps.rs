@@ -176,6 +176,7 @@ fn work(
     let Some(body) = stored.body else { return Ok(None) };
     Ok(Some(Work::Attempt(Box::new(Message {
         callback: stored.callback,
+        notice: stored.notice,
         url: stored.url,
         headers: stored.headers,
         body,

@@ -5,15 +5,18 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rusqlite::{Connection, Error, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::error::Failed;
 use super::lock::Damage;
 use super::{OpenError, checkpoint};
+use crate::metrics::Metrics;
 use crate::store::StoreError;
 
 /// How many jobs may wait. Beyond that, callers are told that too much is waiting.
@@ -28,6 +31,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct Writer {
     damage: Damage,
+    /// Who counts the transactions, once there is somebody.
+    metrics: Arc<OnceLock<Arc<Metrics>>>,
     jobs: Option<mpsc::Sender<Box<dyn Job>>>,
     thread: Option<JoinHandle<()>>,
     /// Ends with the connection of the writer.
@@ -43,11 +48,18 @@ impl Writer {
     ) -> Result<Self, OpenError> {
         let checkpoints = Some(checkpoint::beside(path, &mut connection)?);
         let (jobs, queue) = mpsc::channel(QUEUE);
+        let metrics = Arc::<OnceLock<_>>::default();
+        let counted_by = Arc::clone(&metrics);
         let thread = std::thread::Builder::new()
             .name("sqlite-writer".to_owned())
-            .spawn(move || run(connection, queue))
+            .spawn(move || run(connection, queue, &counted_by))
             .map_err(|source| OpenError::Inaccessible { path: path.to_owned(), source })?;
-        Ok(Self { damage, jobs: Some(jobs), thread: Some(thread), checkpoints })
+        Ok(Self { damage, metrics, jobs: Some(jobs), thread: Some(thread), checkpoints })
+    }
+
+    /// Has transactions counted from now on, by whoever is the first to be named.
+    pub(super) fn count_by(&self, metrics: &Arc<Metrics>) {
+        self.metrics.get_or_init(|| Arc::clone(metrics));
     }
 
     /// Runs `work` inside the next transaction, and answers once that is on disk.
@@ -146,7 +158,11 @@ where
     }
 }
 
-fn run(mut connection: Connection, mut queue: mpsc::Receiver<Box<dyn Job>>) {
+fn run(
+    mut connection: Connection,
+    mut queue: mpsc::Receiver<Box<dyn Job>>,
+    metrics: &OnceLock<Arc<Metrics>>,
+) {
     let mut group = Vec::with_capacity(LARGEST_GROUP);
     while let Some(first) = queue.blocking_recv() {
         group.push(first);
@@ -155,7 +171,11 @@ fn run(mut connection: Connection, mut queue: mpsc::Receiver<Box<dyn Job>>) {
         {
             group.push(next);
         }
+        let (jobs, began) = (group.len(), Instant::now());
         write(&mut connection, std::mem::take(&mut group));
+        if let Some(metrics) = metrics.get() {
+            metrics.store.wrote(jobs, began.elapsed());
+        }
     }
     // Folds the log into the database, so that one file is all there is to copy.
     if let Err(error) = connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)") {

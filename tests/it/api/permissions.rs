@@ -172,6 +172,7 @@ async fn requests(house: &House, full: &str) -> Vec<Request> {
         get("/v1/callers/{caller}/signing-keys", "/v1/callers/contoso/signing-keys".to_owned()),
         list("/healthz"),
         list("/readyz"),
+        list("/metrics"),
     ]
 }
 

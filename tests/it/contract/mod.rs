@@ -6,6 +6,7 @@ mod blocked;
 mod claiming;
 mod destinations;
 mod directory;
+mod figures;
 mod handshakes;
 mod keeping;
 mod resends;

@@ -5,6 +5,7 @@
 
 mod addresses;
 mod msal;
+mod prometheus;
 mod schemathesis;
 mod sign_in;
 

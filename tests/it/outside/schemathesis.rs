@@ -114,7 +114,7 @@ async fn to_the_operator_the_api_is_what_its_document_says() {
     ];
     assert_succeeded(&report, &callers);
     let others = succeeded(&report).into_iter().filter(|it| !it.contains(" /v1/admin/"));
-    assert_eq!(others.collect::<Vec<_>>(), ["GET /healthz", "GET /readyz"]);
+    assert_eq!(others.collect::<Vec<_>>(), ["GET /healthz", "GET /metrics", "GET /readyz"]);
     world.stop().await;
 }
 

@@ -318,6 +318,7 @@ impl Life {
             courier: way_out,
             clock: Arc::clone(clock) as _,
             nudge: Arc::default(),
+            metrics: Arc::default(),
             operations: operations_policy(),
             callbacks: callbacks_policy(),
             settings: settings(self.outside.plan.hands),

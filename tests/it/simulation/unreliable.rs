@@ -11,9 +11,9 @@ use engagement_bridge::lane::LaneName;
 use engagement_bridge::operation::OperationId;
 use engagement_bridge::store::{
     Advance, Advanced, Amended, Amendment, Asked, Attempt, Batch, CallbackFilter, CallerName,
-    Change, Claimed, Commit, Committed, Forgotten, GoneDestination, Handshake, OperationFilter,
-    Page, Purged, Registered, Registration, Resend, ResendChange, ResendId, Store, StoreError,
-    StoredCallback, Tracked, UserGrants, Waking,
+    Census, Change, Claimed, Commit, Committed, Figures, Forgotten, GoneDestination, Handshake,
+    OperationFilter, Page, Purged, Registered, Registration, Resend, ResendChange, ResendId, Store,
+    StoreError, StoredCallback, Tracked, UserGrants, Waking,
 };
 use jiff::Timestamp;
 use secrecy::SecretString;
@@ -120,6 +120,13 @@ impl UserGrants for Unreliable {
 
     async fn forget_users(&self, before: Timestamp, limit: u32) -> Result<u32, StoreError> {
         self.inner.forget_users(before, limit).await
+    }
+}
+
+#[async_trait]
+impl Census for Unreliable {
+    async fn figures(&self, at: Timestamp) -> Result<Figures, StoreError> {
+        now(self.inner.figures(at))
     }
 }
 

@@ -4,7 +4,7 @@
 mod app;
 mod receiver;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +21,7 @@ use engagement_bridge::sandbox::{
 use engagement_bridge::serve::Bridge;
 use engagement_bridge::shutdown::Shutdown;
 use rusqlite::{OpenFlags, Row, types};
+use secrecy::SecretString;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
@@ -63,6 +64,8 @@ pub(crate) struct World {
     /// As the caller `shop`, which has the connection `contoso`.
     pub(crate) shop: Client,
     pub(crate) operator: Client,
+    /// Where metrics alone are read, if anywhere.
+    pub(crate) metrics: Option<SocketAddr>,
     shutdown: Shutdown,
     parts: JoinSet<anyhow::Result<()>>,
     pub(crate) directory: TempDir,
@@ -102,13 +105,19 @@ impl World {
         let bridge = Bridge::prepare_with(&settings, names).await.unwrap();
         let admin_key = settings.database.admin_key().unwrap();
         let operator = Client::new(bridge.address(), admin_key);
+        let metrics = bridge.metrics_address();
         let shutdown = Shutdown::default();
         let mut parts = JoinSet::new();
         parts.spawn(bridge.run(shutdown.clone()));
         let shop = operator.add_caller("shop").await;
         operator.add_connection("shop", "contoso").await;
         receiver.expect_secret(shop.signing_secret());
-        Self { sandbox, receiver, shop, operator, shutdown, parts, directory }
+        Self { sandbox, receiver, shop, operator, metrics, shutdown, parts, directory }
+    }
+
+    /// Whoever reads metrics where they need no key.
+    pub(crate) fn scraper(&self) -> Client {
+        Client::new(self.metrics.unwrap(), SecretString::default())
     }
 
     /// Everything that is in the database, row by row.

@@ -248,7 +248,9 @@ async fn read_answers(read: &mut Read, serve: &Serve, shop: &Client, ids: &[Stri
         read.add(path, format!("{:?} {}", answer.headers, answer.text));
     }
     let operator = serve.client(ADMIN_KEY);
-    for path in ["/v1/admin/vault", "/v1/admin/callers", "/v1/admin/callers/shop/connections"] {
+    for path in
+        ["/v1/admin/vault", "/v1/admin/callers", "/v1/admin/callers/shop/connections", "/metrics"]
+    {
         let answer = operator.get(path).await;
         assert!(answer.status.is_success(), "{path}: {answer:?}");
         read.add(path, answer.text);
