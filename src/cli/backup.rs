@@ -1,9 +1,11 @@
 //! `backup`: copies a database file while the bridge runs.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{self, IsTerminal as _};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use clap::Args;
 use serde_json::json;
 
@@ -11,6 +13,9 @@ use super::Done;
 use super::output::{STRONG, is_json, json, line};
 use crate::config::Database;
 use crate::store::sqlite;
+
+/// In place of a file to make: what the command prints.
+const OUTPUT: &str = "-";
 
 /// Copy the database file while the bridge goes on using it.
 ///
@@ -26,6 +31,7 @@ use crate::store::sqlite;
 #[command(after_help = "\
 Example:
   engagement-bridge backup --database /data/bridge.db --to /backups/bridge-$(date +%F).db
+  kubectl exec bridge-0 -- /engagement-bridge backup --to - > bridge.db
 
 A PostgreSQL is backed up by its own means, such as pg_dump.")]
 pub(super) struct Arguments {
@@ -38,7 +44,8 @@ pub(super) struct Arguments {
         value_name = "PATH"
     )]
     database: Database,
-    /// The file to make; it must not be there yet.
+    /// The file to make; it must not be there yet. `-` for standard output, where a container has no
+    /// other way out; the copy is made beside the database first.
     #[arg(long, value_name = "PATH")]
     to: PathBuf,
     /// Print JSON, as is done where the output is piped.
@@ -51,6 +58,10 @@ pub(super) async fn run(arguments: Arguments) -> Done {
         bail!("only a database file is backed up here: a PostgreSQL has pg_dump for that");
     };
     let to = arguments.to;
+    if to == Path::new(OUTPUT) {
+        tokio::task::spawn_blocking(move || print(&from)).await??;
+        return Ok(ExitCode::SUCCESS);
+    }
     let name = to.display().to_string();
     let made = tokio::task::spawn_blocking(move || sqlite::backup(&from, &to)).await??;
     if is_json(arguments.json) {
@@ -63,4 +74,20 @@ pub(super) async fn run(arguments: Arguments) -> Done {
         )?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Prints a backup of the database at `from`, once it is whole.
+fn print(from: &Path) -> anyhow::Result<()> {
+    if io::stdout().is_terminal() {
+        bail!("a database is nothing to look at: send the output to a file");
+    }
+    let beside = from.parent().filter(|it| !it.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // Removed again whatever happens.
+    let directory = tempfile::Builder::new().prefix(".backup-").tempdir_in(beside);
+    let directory = directory.with_context(|| format!("cannot write to {}", beside.display()))?;
+    let copy = directory.path().join("bridge.db");
+    sqlite::backup(from, &copy)?;
+    io::copy(&mut File::open(&copy)?, &mut io::stdout().lock())
+        .context("cannot print the backup")?;
+    Ok(())
 }

@@ -97,3 +97,33 @@ async fn a_backup_takes_nothings_place_and_leaves_nothing_behind() {
         left.filter(|it| it.as_ref().unwrap().file_name().to_string_lossy().starts_with("copy"));
     assert_eq!(left.count(), 0);
 }
+
+#[tokio::test]
+async fn a_backup_that_is_printed_is_whole_and_leaves_nothing_behind() {
+    let home = Home::new("http://127.0.0.1:9");
+    home.add_shop().await;
+    let names = || {
+        let entries = std::fs::read_dir(home.directory.path()).unwrap();
+        let names = entries.map(|it| it.unwrap().file_name().into_string().unwrap());
+        // Whoever opens the database has these beside it.
+        names.filter(|it| !it.ends_with("-shm") && !it.ends_with("-wal")).collect::<BTreeSet<_>>()
+    };
+    let before = names();
+    let printed = home.run(&["backup", "--to", "-"]).await;
+    assert!(printed.status.success(), "{}", complaint(&printed));
+    assert_eq!(names(), before);
+    let elsewhere = tempfile::tempdir().unwrap();
+    let copy = elsewhere.path().join("bridge.db");
+    std::fs::write(&copy, printed.stdout).unwrap();
+    let copy = rusqlite::Connection::open(copy).unwrap();
+    let sound: String = copy.pragma_query_value(None, "integrity_check", |row| row.get(0)).unwrap();
+    assert_eq!(sound, "ok");
+    let callers: u64 =
+        copy.query_row("SELECT count(*) FROM callers", [], |row| row.get(0)).unwrap();
+    assert_eq!(callers, 1);
+
+    std::fs::remove_file(home.database()).unwrap();
+    let refused = home.run(&["backup", "--to", "-"]).await;
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(refused.stdout.is_empty());
+}
