@@ -40,6 +40,16 @@ const LONGEST_DATAGRAM: usize = 512;
 impl NameServer {
     pub(crate) async fn start() -> Self {
         let (udp, tcp) = sockets().await;
+        Self::on(udp, tcp)
+    }
+
+    /// On an address and port that nobody else may have.
+    pub(crate) async fn start_at(address: &str) -> Self {
+        let tcp = TcpListener::bind(address).await.unwrap();
+        Self::on(UdpSocket::bind(address).await.unwrap(), tcp)
+    }
+
+    fn on(udp: UdpSocket, tcp: TcpListener) -> Self {
         let address = tcp.local_addr().unwrap();
         let zone = Arc::new(Zone::default());
         let mut serving = JoinSet::new();

@@ -54,8 +54,13 @@ impl Home {
     /// For a bridge that asks the Graph at `root`, a second to the poll.
     pub(crate) fn new(root: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
+        Self { directory, flags: Self::flags_for(root), environment: Vec::new() }
+            .flag("--listen", "127.0.0.1:0")
+    }
+
+    /// The flags for that, but for where to listen.
+    pub(crate) fn flags_for(root: &str) -> Vec<String> {
         let flags = [
-            ("--listen", "127.0.0.1:0"),
             ("--graph-root", root),
             ("--login-root", root),
             ("--min-poll-interval", "1s"),
@@ -66,8 +71,7 @@ impl Home {
         ];
         let mut flags: Vec<_> = flags.iter().flat_map(|(flag, value)| [flag, value]).collect();
         flags.push(&"--allow-http-callbacks");
-        let flags = flags.into_iter().map(|&flag| flag.to_owned()).collect();
-        Self { directory, flags, environment: Vec::new() }
+        flags.into_iter().map(|&flag| flag.to_owned()).collect()
     }
 
     pub(crate) fn flag(mut self, flag: &str, value: &str) -> Self {
@@ -163,7 +167,7 @@ impl Home {
 }
 
 impl Serve {
-    async fn spawn(command: Command) -> Self {
+    pub(crate) async fn spawn(command: Command) -> Self {
         match Self::try_spawn(command).await {
             Ok(serve) => serve,
             Err(log) => panic!("serve does not listen: {log}"),

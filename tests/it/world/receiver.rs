@@ -74,6 +74,10 @@ impl Receiver {
         Self { address, received: AsyncMutex::new(received), desk, _serving: serving }
     }
 
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     pub(crate) fn url(&self) -> String {
         format!("http://{}/hooks", self.address)
     }
