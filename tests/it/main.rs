@@ -14,6 +14,7 @@ mod container;
 mod contract;
 mod damage;
 mod delivery;
+mod deploy;
 mod dialling;
 mod egress;
 mod fairness;

@@ -4,6 +4,8 @@
 //! `tests/image` builds it, once for all tests of a run.
 
 mod bounds;
+mod calls;
+mod composed;
 mod health;
 mod lives;
 mod names;

@@ -20,17 +20,17 @@ use crate::world::{Received, World};
 
 const README: &str = include_str!("../../../README.md");
 
-fn outside() -> PathBuf {
+pub(crate) fn outside() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/outside")
 }
 
-fn python() -> Command {
+pub(crate) fn python() -> Command {
     let python = outside().join(".venv/bin/python");
     assert!(python.exists(), "the Python libraries are missing: tests/run installs them");
     Command::new(python)
 }
 
-fn node() -> Command {
+pub(crate) fn node() -> Command {
     let modules = outside().join("node_modules");
     assert!(modules.exists(), "the npm packages are missing: tests/run installs them");
     let mut node = Command::new("node");
@@ -39,7 +39,7 @@ fn node() -> Command {
 }
 
 /// Runs a program on `input`; what it prints.
-fn run(mut program: Command, input: &str) -> String {
+pub(crate) fn run(mut program: Command, input: &str) -> String {
     let mut child = program
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

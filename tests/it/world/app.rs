@@ -43,6 +43,16 @@ impl Client {
         Self { http, root: format!("http://{bridge}"), key, signing_secret: None }
     }
 
+    /// By TLS to `localhost`, whose certificate one of the roots (PEM) vouches for.
+    pub(crate) fn by_tls(port: u16, roots: &str, key: SecretString) -> Self {
+        let http = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls::client_config(Some(roots.as_bytes())).unwrap())
+            .timeout(PATIENCE)
+            .build()
+            .unwrap();
+        Self { http, root: format!("https://localhost:{port}"), key, signing_secret: None }
+    }
+
     /// As an operator, adds a caller; the client is that caller's.
     pub(crate) async fn add_caller(&self, name: &str) -> Self {
         let answer = self.post("/v1/admin/callers", &json!({ "name": name })).await;
