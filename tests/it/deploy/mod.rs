@@ -4,11 +4,13 @@
 //! `tests/run` installs the tools.
 
 mod bicep;
+mod bill;
 mod chart;
 mod compose;
 mod papers;
 mod proxy;
 mod unit;
+mod workflows;
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
