@@ -65,8 +65,8 @@ struct App {
     #[arg(long, value_name = "GUID")]
     tenant: String,
     /// Its application (client) id: `azp` in its tokens.
-    #[arg(long, value_name = "GUID")]
-    app: String,
+    #[arg(long = "app", value_name = "GUID")]
+    client_id: String,
 }
 
 #[derive(Deserialize, Serialize)]
@@ -85,9 +85,9 @@ struct Listed {
 
 pub(super) async fn run(arguments: Arguments) -> Done {
     match arguments.action {
-        Action::Add { app: App { caller, tenant, app }, json: as_json, database } => {
+        Action::Add { app: App { caller, tenant, client_id }, json: as_json, database } => {
             let desk = Desk::open(&database).await?;
-            let body = json!({ "tenant": tenant, "app": app });
+            let body = json!({ "tenant": tenant, "app": client_id });
             let made: SignIn = desk.ask(Method::POST, &path(&caller), Some(&body)).await?;
             if is_json(as_json) {
                 json(&made)?;
@@ -101,11 +101,11 @@ pub(super) async fn run(arguments: Arguments) -> Done {
             let listed: Listed = desk.ask(Method::GET, &path(&caller), None).await?;
             print_list(&caller, &listed, json)?;
         }
-        Action::Remove { app: App { caller, tenant, app }, database } => {
+        Action::Remove { app: App { caller, tenant, client_id }, database } => {
             let desk = Desk::open(&database).await?;
-            let path = format!("{}/{}/{}", path(&caller), segment(&tenant), segment(&app));
+            let path = format!("{}/{}/{}", path(&caller), segment(&tenant), segment(&client_id));
             desk.tell(Method::DELETE, &path, None).await?;
-            line(format_args!("{app} signs in as {STRONG}{caller}{STRONG:#} no more."))?;
+            line(format_args!("{client_id} signs in as {STRONG}{caller}{STRONG:#} no more."))?;
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -23,7 +23,9 @@
 
 mod audit;
 mod broken;
+mod callback_options;
 mod columns;
+mod connections;
 mod figures;
 mod filters;
 pub mod handover;
@@ -49,12 +51,13 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 use crate::callback::{Callback, CallbackId};
-use crate::courier::{ExtraHeader, FixedHeaders, Format, Signers, SigningKey, SigningSecret};
-use crate::graph::{Connection, Proof};
+use crate::courier::{ExtraHeader, FixedHeaders, Signers, SigningSecret};
 use crate::lane::LaneName;
 use crate::operation::OperationId;
 
 pub use audit::{AuditFilter, AuditLog, Ending, Entry, EntryId, Who};
+pub use callback_options::CallbackOptions;
+pub use connections::Connections;
 pub use figures::{Census, Figures, LaneFigures};
 pub use keys::{ApiKey, KeyAdded, KeyDigest, KeyHolder, KeyUse, Scope, Scopes};
 pub use records::{
@@ -242,13 +245,13 @@ pub trait Store: UserGrants + Census + Send + Sync {
     ) -> Result<Forgotten, StoreError>;
 }
 
-/// Keeps callers and what belongs to them: API keys, apps that sign in, signing secrets and keys,
-/// connections.
+/// Keeps callers, and what belongs to them: their API keys, apps that sign in, connections, and how their
+/// callbacks are signed and sent.
 ///
 /// Methods that name a caller answer `Ok(None)` or `Ok(false)` where the caller, or the thing of
 /// the caller's, is not there: that is for the one who asked to judge.
 #[async_trait]
-pub trait Directory: SignIns + Send + Sync {
+pub trait Directory: CallbackOptions + Connections + SignIns {
     /// Adds a caller with a first API key and signing secret; `false` if the name is taken.
     async fn add_caller(
         &self,
@@ -282,157 +285,6 @@ pub trait Directory: SignIns + Send + Sync {
     /// Writes down when keys were last used, each time unless a later one is there already. Of keys
     /// that have been revoked, nothing is written.
     async fn note_key_uses(&self, uses: Vec<KeyUse>) -> Result<(), StoreError>;
-
-    /// Adds a signing secret that is the newest from now on, and lets every older one sign until
-    /// the rotation says and no longer. Those that sign no more are forgotten.
-    async fn rotate_secret(
-        &self,
-        caller: &CallerName,
-        secret: &SigningSecret,
-        rotation: Rotation,
-    ) -> Result<Rotated, StoreError>;
-
-    /// A caller's signing secrets that are live at `now`, newest first, without what they are.
-    async fn secrets(
-        &self,
-        caller: &CallerName,
-        now: Timestamp,
-    ) -> Result<Option<Vec<SigningSecretSummary>>, StoreError>;
-
-    /// Stops a secret from signing at once; `false` if the caller has no such live secret, or if
-    /// it is the newest, for every other one expires.
-    async fn revoke_secret(
-        &self,
-        caller: &CallerName,
-        id: u32,
-        now: Timestamp,
-    ) -> Result<bool, StoreError>;
-
-    /// Adds a signing key, which follows on older ones as a secret does. From the first on, callbacks
-    /// are signed by keys as well.
-    async fn rotate_signing_key(
-        &self,
-        caller: &CallerName,
-        key: &SigningKey,
-        rotation: Rotation,
-    ) -> Result<Rotated, StoreError>;
-
-    /// The public halves of a caller's signing keys that are live at `now`, newest first.
-    async fn signing_keys(
-        &self,
-        caller: &CallerName,
-        now: Timestamp,
-    ) -> Result<Option<Vec<SigningKeySummary>>, StoreError>;
-
-    /// Stops a key from signing at once; `false` if the caller has no such live key, or if it is
-    /// the newest and not the only one, for every other one expires. Its id is not given again.
-    async fn revoke_signing_key(
-        &self,
-        caller: &CallerName,
-        id: u32,
-        now: Timestamp,
-    ) -> Result<bool, StoreError>;
-
-    /// How a caller's callbacks are sent.
-    async fn callback_settings(
-        &self,
-        caller: &CallerName,
-    ) -> Result<Option<CallbackSettings>, StoreError>;
-
-    /// The format of callbacks whose registration names none. May be asked for by each of them.
-    async fn default_format(&self, caller: &CallerName) -> Result<Option<Format>, StoreError>;
-
-    /// Changes it for registrations to come; `false` if there is no such caller.
-    async fn set_default_format(
-        &self,
-        caller: &CallerName,
-        format: Format,
-    ) -> Result<bool, StoreError>;
-
-    /// Sends a header with all of a caller's callbacks from now on, in the place of one of the same
-    /// name. `None` if there is no such caller, `Some(false)` if it has `most` others.
-    async fn set_extra_header(
-        &self,
-        caller: &CallerName,
-        header: &ExtraHeader,
-        most: u32,
-    ) -> Result<Option<bool>, StoreError>;
-
-    /// Sends the header of that name no more; `false` if the caller has none.
-    async fn remove_extra_header(
-        &self,
-        caller: &CallerName,
-        name: &str,
-    ) -> Result<bool, StoreError>;
-
-    /// Adds a connection; the first one of a caller becomes its default. `None` if there is no
-    /// such caller, `Some(false)` if the name is taken.
-    async fn add_connection(
-        &self,
-        caller: &CallerName,
-        connection: &Connection,
-        now: Timestamp,
-    ) -> Result<Option<bool>, StoreError>;
-
-    /// A caller's connections by name, without their secrets.
-    async fn connections(
-        &self,
-        caller: &CallerName,
-    ) -> Result<Option<Vec<ConnectionSummary>>, StoreError>;
-
-    /// The connection of that name, or the default one.
-    async fn connection(
-        &self,
-        caller: &CallerName,
-        name: Option<&str>,
-    ) -> Result<Option<Arc<Connection>>, StoreError>;
-
-    /// Gives the connection another proof, of whatever kind; `false` if there is no such connection that
-    /// is the caller's own.
-    async fn replace_proof(
-        &self,
-        caller: &CallerName,
-        name: &str,
-        proof: &Proof,
-    ) -> Result<bool, StoreError>;
-
-    /// Lets another caller use a connection that is `owner`'s own under the name `share.name`, or again
-    /// where that was withdrawn.
-    async fn share_connection(
-        &self,
-        owner: &CallerName,
-        name: &str,
-        share: &Share,
-        now: Timestamp,
-    ) -> Result<Shared, StoreError>;
-
-    /// Takes back what was shared with a caller, under whatever names; how many those are. They stay, so
-    /// that operations that use them are kept, and are refused what they ask.
-    async fn withdraw_connection(
-        &self,
-        owner: &CallerName,
-        name: &str,
-        from: &CallerName,
-    ) -> Result<u64, StoreError>;
-
-    /// With whom a connection is shared, or was: by caller and name.
-    async fn shares(&self, owner: &CallerName, name: &str) -> Result<Vec<Share>, StoreError>;
-
-    /// Connections whose proof expires before a time, those first that expire first, `limit` at the most:
-    /// whose each is, its name, and when it expires.
-    async fn expiring_proofs(
-        &self,
-        before: Timestamp,
-        limit: u32,
-    ) -> Result<Vec<(CallerName, String, Timestamp)>, StoreError>;
-
-    /// Removes a connection that no live operation uses and that is shared with nobody. `None` if there is no such connection,
-    /// `Some(false)` if it is in use.
-    async fn remove_connection(
-        &self,
-        caller: &CallerName,
-        name: &str,
-    ) -> Result<Option<bool>, StoreError>;
 }
 
 /// The version of a database's schema before it was brought up to date, 0 where it had none, and

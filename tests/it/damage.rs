@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use engagement_bridge::lane;
 use engagement_bridge::store::sqlite::{OpenError, SqliteStore};
 use engagement_bridge::store::{
-    Directory as _, OperationFilter, Page, Registered, Store as _, StoreError,
+    Connections as _, Directory as _, OperationFilter, Page, Registered, Store as _, StoreError,
 };
 use engagement_bridge::vault::{MasterKey, Vault};
 

@@ -14,7 +14,7 @@ use engagement_bridge::graph::{Graph, Inquiry, Poll};
 use engagement_bridge::lane;
 use engagement_bridge::operation::{self, Answer, Event, OperationId, Verdict};
 use engagement_bridge::store::memory::MemoryStore;
-use engagement_bridge::store::{Directory as _, Registration, Store as _};
+use engagement_bridge::store::{Connections as _, Directory as _, Registration, Store as _};
 use engagement_bridge::worker::{Settings, Worker};
 use jiff::Timestamp;
 use tokio::time::{Instant, sleep, sleep_until};

@@ -12,8 +12,8 @@ use engagement_bridge::names::Names;
 use engagement_bridge::operation::{Answer, Verdict};
 use engagement_bridge::store::postgres::{OpenError, PostgresStore};
 use engagement_bridge::store::{
-    Amended, Amendment, Directory, Idempotency, OperationFilter, Page, Registered, Registration,
-    Step, Store,
+    Amended, Amendment, Connections as _, Directory, Idempotency, OperationFilter, Page,
+    Registered, Registration, Step, Store,
 };
 use engagement_bridge::tls;
 use engagement_bridge::vault::{MasterKey, Vault};

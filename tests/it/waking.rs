@@ -19,7 +19,8 @@ use engagement_bridge::operation::{
 };
 use engagement_bridge::store::memory::MemoryStore;
 use engagement_bridge::store::{
-    Directory as _, OperationFilter, Page, Registration, Store as _, Tracked, Waking,
+    Connections as _, Directory as _, OperationFilter, Page, Registration, Store as _, Tracked,
+    Waking,
 };
 use engagement_bridge::worker::{Settings, Waker, Worker};
 use jiff::Timestamp;

@@ -2,6 +2,8 @@
 //! at everything. What the other backends are measured against; forgotten when the process ends.
 
 mod audit;
+mod callback_options;
+mod connections;
 mod directory;
 mod figures;
 mod sign_ins;
@@ -15,7 +17,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use self::directory::{Caller, proven};
+use self::connections::proven;
+use self::directory::Caller;
 use super::{
     Advance, Advanced, Amended, Amendment, Asked, Attempt, Batch, CallbackFilter, CallerName,
     Change, Claim, Claimed, Commit, Committed, Entry, EntryId, Forgotten, GoneDestination,

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use secrecy::SecretString;
 
-use super::directory::ConnectionRow;
+use super::connections::ConnectionRow;
 use super::{Identity, MemoryStore};
 use crate::graph::{Connection, Proof, UserGrant};
 use crate::store::{CallerName, StoreError, UserGrants};

@@ -15,7 +15,9 @@
 mod address;
 mod audit;
 mod batch;
+mod callback_options;
 mod connect;
+mod connections;
 mod destinations;
 mod dial;
 mod directory;

@@ -14,7 +14,7 @@ use super::error::{Context as _, Overtaken, for_another};
 use super::lives::{self, Became};
 use super::row::Columns;
 use super::schedule::{self, HandedOut, Key, Planned, Settled};
-use super::{destinations, directory, rows};
+use super::{callback_options, connections, destinations, rows};
 use crate::callback::Callback;
 use crate::courier::{ExtraHeader, Signers};
 use crate::graph::{self, AccessToken, Credential};
@@ -91,8 +91,8 @@ impl Materials {
         let callers: Vec<_> = callers.into_iter().collect();
         Ok(Self {
             rows,
-            connections: directory::connections_of(transaction, vault, &connections).await?,
-            signers: directory::signers(transaction, vault, &callers, now).await?,
+            connections: connections::connections_of(transaction, vault, &connections).await?,
+            signers: callback_options::signers(transaction, vault, &callers, now).await?,
         })
     }
 

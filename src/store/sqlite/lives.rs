@@ -8,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension, named_params, params};
 use super::error::Context;
 use super::row::Columns;
 use super::schedule::Key;
-use super::{directory, schedule};
+use super::{connections, directory, schedule};
 use crate::callback::{Callback, CallbackId};
 use crate::courier::{SigningSecret, Trace};
 use crate::graph::{AccessToken, Credential};
@@ -269,7 +269,7 @@ pub(super) fn credential(
 ) -> Result<Option<Credential>, StoreError> {
     let expires_at = match &tracked.identity {
         Identity::Connection(name) => {
-            let found = directory::connection(connection, vault, &tracked.caller, name)?;
+            let found = connections::connection(connection, vault, &tracked.caller, name)?;
             return Ok(found.map(|it| Credential::Connection(Arc::new(it))));
         }
         Identity::HandedIn { expires_at } => *expires_at,

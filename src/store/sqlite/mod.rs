@@ -6,7 +6,9 @@
 
 mod audit;
 mod backup;
+mod callback_options;
 mod checkpoint;
+mod connections;
 mod destinations;
 mod directory;
 mod error;

@@ -11,7 +11,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::error::Context;
 use super::row::Columns;
 use super::schedule::Settled;
-use super::{destinations, directory, lives, schedule};
+use super::{callback_options, connections, destinations, directory, lives, schedule};
 use crate::callback::CallbackId;
 use crate::courier::{ExtraHeader, Signers};
 use crate::graph::Credential;
@@ -40,7 +40,7 @@ pub(super) fn register(
         return Ok(Registered::CredentialGone);
     };
     if let Credential::Connection(it) = &registration.credential
-        && !directory::has_connection(database, &registration.caller, &it.name)?
+        && !connections::has_connection(database, &registration.caller, &it.name)?
     {
         return Ok(Registered::CredentialGone);
     }
@@ -167,8 +167,8 @@ fn work(
     let (signers, extra_headers) = match known.entry(stored.caller.clone()) {
         Entry::Occupied(known) => known.into_mut(),
         Entry::Vacant(unknown) => unknown.insert((
-            directory::signers(database, vault, &stored.caller, now)?,
-            directory::extra_headers(database, vault, &stored.caller)?,
+            callback_options::signers(database, vault, &stored.caller, now)?,
+            callback_options::extra_headers(database, vault, &stored.caller)?,
         )),
     };
     let own = lives::callback_secret(database, vault, stored.callback.id.operation)?;
@@ -260,7 +260,7 @@ pub(super) fn amend(
                 return Ok(Amended::Overtaken);
             };
             if let Some(Credential::Connection(it)) = credential
-                && !directory::has_connection(database, &tracked.caller, &it.name)?
+                && !connections::has_connection(database, &tracked.caller, &it.name)?
             {
                 return Ok(Amended::CredentialGone);
             }

@@ -122,20 +122,20 @@ async fn what_identities_hold_is_found_nowhere() {
     };
     let sandbox = Sandbox::start(options, Arc::new(SystemClock)).await.unwrap();
     let receiver = Receiver::start().await;
-    let (of_app, of_api) = (Made::rsa(), Made::rsa());
-    sandbox.upload_certificate("contoso.example", CLIENT_ID, &of_app.der()).unwrap();
-    sandbox.upload_certificate(TENANT, API, &of_api.der()).unwrap();
+    let (its_own, api_own) = (Made::rsa(), Made::rsa());
+    sandbox.upload_certificate("contoso.example", CLIENT_ID, &its_own.der()).unwrap();
+    sandbox.upload_certificate(TENANT, API, &api_own.der()).unwrap();
     sandbox.federate("contoso.example", CLIENT_ID, FEDERATED_TOKEN).unwrap();
 
     let mut story = Story::begin(sandbox.root(), "json");
-    plant_private_key(&mut story.planted, "key of a connection", &of_app);
-    plant_private_key(&mut story.planted, "key of the API", &of_api);
+    plant_private_key(&mut story.planted, "key of a connection", &its_own);
+    plant_private_key(&mut story.planted, "key of the API", &api_own);
     story.planted.add("identity header", IDENTITY_HEADER);
     story.planted.add("federated token", FEDERATED_TOKEN);
     story.planted.add("password of a certificate", PASSWORD_OF_FILE);
     let directory = tempfile::tempdir().unwrap();
     let certificate = directory.path().join("api.pem");
-    write(&certificate, &of_api.pem());
+    write(&certificate, &api_own.pem());
     let endpoint = format!("{}/msi/token", sandbox.root());
     story.home = story
         .home
@@ -149,7 +149,7 @@ async fn what_identities_hold_is_found_nowhere() {
     receiver.expect_secret(signing_secret.parse().unwrap());
     let serve = story.home.serve().await;
     let (shop, operator) = (serve.client(&api_key), serve.client(ADMIN_KEY));
-    connections(&mut story, directory.path(), &of_app, &shop).await;
+    connections(&mut story, directory.path(), &its_own, &shop).await;
 
     let bound = ["--caller", "shop", "--tenant", TENANT, "--app", APP];
     assert!(story.command(&[&["sign-ins", "add"], &bound[..]].concat()).await.status.success());
