@@ -33,7 +33,7 @@ use crate::worker::{self, Retention};
 use crate::{callback, graph, lane, operation};
 
 pub use access::{AccessSettings, TrustedHeader};
-pub use database::{Database, DatabaseSettings};
+pub use database::{Database, DatabaseName, DatabaseSettings};
 pub use egress::{AllowedPort, EgressSettings};
 pub use handshake::{HandshakeForm, HandshakeSettings};
 pub use metrics::MetricsSettings;
@@ -341,6 +341,8 @@ pub enum ConfigError {
          --sign-in-federated-token-file, and --sign-in-client-id with it"
     )]
     SignInProof,
+    #[error("{path} does not hold the URL of a PostgreSQL: postgres://…", path = path.display())]
+    NotAUrl { path: PathBuf },
     #[error("the certificate in {path} cannot be used", path = path.display())]
     SignInCertificate { path: PathBuf, source: InvalidCertificate },
     #[error("--sign-in-tenants has room for {most}")]
@@ -549,6 +551,14 @@ pub fn read_secret(path: &Path) -> Result<Option<Zeroizing<String>>, ConfigError
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(ConfigError::Unreadable { path: path.to_owned(), source }),
     }
+}
+
+/// What a file with a secret holds, which must be there.
+fn secret_in(path: &Path) -> Result<SecretString, ConfigError> {
+    let source = io::ErrorKind::NotFound.into();
+    let missing = || ConfigError::Unreadable { path: path.to_owned(), source };
+    let text = read_secret(path)?.ok_or_else(missing)?;
+    Ok(SecretString::from(text.as_str()))
 }
 
 /// The client secret for `connections add`, where the environment has it.

@@ -63,7 +63,8 @@ impl Desk {
         graph: &GraphSettings,
     ) -> anyhow::Result<Self> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        if let Database::File(path) = &settings.database
+        let database = settings.database()?;
+        if let Database::File(path) = &database
             && let Some(address) = holder(path)
         {
             let clerk = Clerk::There { client: client(PATIENCE)?, address: reachable(address) };
@@ -76,7 +77,7 @@ impl Desk {
         let nudge = Arc::new(Nudge::default());
         let router = api_of(&opened, &admin_key, names, clock, graph, Arc::clone(&nudge))?;
         let clerk = Clerk::Here { router, opened, nudge };
-        let is_alone = matches!(settings.database, Database::File(_));
+        let is_alone = matches!(database, Database::File(_));
         Ok(Self { clerk, admin_key, is_alone })
     }
 

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::Done;
 use super::output::{is_json, json, line};
-use crate::config::Database;
+use crate::config::{Database, DatabaseName};
 use crate::names::SystemNames;
 use crate::serve::server;
 use crate::store::{Migrated, postgres, sqlite};
@@ -28,23 +28,15 @@ Example, with a role `owner` that owns the tables, and a role `bridge` that uses
       ON ALL TABLES IN SCHEMA public TO bridge'
   engagement-bridge serve --database postgres://bridge@db.example.com/bridge …")]
 pub(super) struct Arguments {
-    /// The database file, or the URL of the PostgreSQL. A password is best left to the environment,
-    /// for flags show in process lists.
-    #[arg(
-        long,
-        env = "ENGAGEMENT_BRIDGE_DATABASE",
-        hide_env_values = true,
-        default_value = "bridge.db",
-        value_name = "PATH or URL"
-    )]
-    database: Database,
+    #[command(flatten)]
+    name: DatabaseName,
     /// Print JSON, as is done where the output is piped.
     #[arg(long)]
     json: bool,
 }
 
 pub(super) async fn run(arguments: Arguments) -> Done {
-    let (database, Migrated { had, has }) = match arguments.database {
+    let (database, Migrated { had, has }) = match arguments.name.database()? {
         Database::File(path) => {
             let name = path.display().to_string();
             (name, tokio::task::spawn_blocking(move || sqlite::migrate(&path)).await??)

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{ConfigError, environment, read_secret};
+use super::{ConfigError, environment, read_secret, secret_in};
 use crate::api::new_admin_key;
 use crate::vault::{MasterKey, MasterKeys};
 
@@ -33,9 +33,9 @@ impl From<&str> for Database {
     }
 }
 
-/// Where the database is: all that most commands need to know.
+/// Which database it is.
 #[derive(Args, Clone, Debug)]
-pub struct DatabaseSettings {
+pub struct DatabaseName {
     /// The database file; made new where there is none. Beside it are kept its lock, and the master
     /// and admin keys unless they are given otherwise. Or, for several bridges on one database, a
     /// PostgreSQL: `postgres://user@host/name`, with libpq's parameters (`sslmode`, `sslrootcert`,
@@ -48,7 +48,19 @@ pub struct DatabaseSettings {
         default_value = "bridge.db",
         value_name = "PATH or URL"
     )]
-    pub database: Database,
+    database: Database,
+
+    /// A file with the URL of a PostgreSQL, in place of `--database`: for a password that is handed in as
+    /// a file, as Docker and Kubernetes do with secrets.
+    #[arg(long, env = "ENGAGEMENT_BRIDGE_DATABASE_URL_FILE", value_name = "PATH")]
+    database_url_file: Option<PathBuf>,
+}
+
+/// Which database it is, and the keys to it: all that most commands need to know.
+#[derive(Args, Clone, Debug)]
+pub struct DatabaseSettings {
+    #[command(flatten)]
+    pub name: DatabaseName,
 
     /// A file with the key that secrets in the database are sealed under: 32 bytes in base64. Or
     /// give the key itself in `ENGAGEMENT_BRIDGE_MASTER_KEY`. Of several, one to a line or with commas
@@ -63,14 +75,31 @@ pub struct DatabaseSettings {
     pub admin_key_file: Option<PathBuf>,
 }
 
+impl DatabaseName {
+    /// The database that is meant.
+    pub fn database(&self) -> Result<Database, ConfigError> {
+        let Some(path) = &self.database_url_file else { return Ok(self.database.clone()) };
+        match Database::from(secret_in(path)?.expose_secret()) {
+            server @ Database::Server(_) => Ok(server),
+            Database::File(_) => Err(ConfigError::NotAUrl { path: path.clone() }),
+        }
+    }
+}
+
 impl DatabaseSettings {
+    /// The database that is meant.
+    pub fn database(&self) -> Result<Database, ConfigError> {
+        self.name.database()
+    }
+
     /// The master keys: as given, or the one beside the database, made at first start.
     pub fn master_keys(&self) -> Result<MasterKeys, ConfigError> {
         if let Some(key) = environment(MASTER_KEY) {
             let malformed = |source| ConfigError::MasterKey { from: MASTER_KEY.to_owned(), source };
             return key.expose_secret().parse().map_err(malformed);
         }
-        let path = self.master_key_file.clone().or_else(|| self.beside("master-key"));
+        let database = self.database()?;
+        let path = self.master_key_file.clone().or_else(|| database.beside("master-key"));
         let path = path
             .ok_or(ConfigError::KeyNotGiven { flag: "--master-key-file", variable: MASTER_KEY })?;
         let from_file = |text: &str| {
@@ -81,7 +110,7 @@ impl DatabaseSettings {
         if let Some(text) = read_secret(&path)? {
             return from_file(&text);
         }
-        match &self.database {
+        match &database {
             Database::File(database) if self.master_key_file.is_some() || database.exists() => {
                 return Err(ConfigError::KeyMissing { database: database.clone(), path });
             }
@@ -113,7 +142,8 @@ impl DatabaseSettings {
         if let Some(key) = environment(ADMIN_KEY) {
             return checked(key.expose_secret(), ADMIN_KEY.to_owned());
         }
-        let path = self.admin_key_file.clone().or_else(|| self.beside("admin-key"));
+        let database = self.database()?;
+        let path = self.admin_key_file.clone().or_else(|| database.beside("admin-key"));
         let path =
             path.ok_or(ConfigError::KeyNotGiven { flag: "--admin-key-file", variable: ADMIN_KEY })?;
         if let Some(text) = read_secret(&path)? {
@@ -128,11 +158,13 @@ impl DatabaseSettings {
         tracing::info!(path = %path.display(), "made an admin key");
         Ok(key)
     }
+}
 
+impl Database {
     /// Where a key is kept that was not given. Not beside a server's database: each replica would
     /// make one of its own.
     fn beside(&self, what: &str) -> Option<PathBuf> {
-        let Database::File(path) = &self.database else { return None };
+        let Self::File(path) = self else { return None };
         let mut name = path.as_os_str().to_owned();
         name.push(".");
         name.push(what);

@@ -1,13 +1,14 @@
 //! Where callbacks may go: what `serve` and `check-url` take alike.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::Args;
 use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::ConfigError;
+use super::{ConfigError, secret_in};
 use crate::courier::Proxy;
 use crate::courier::egress::{HostPattern, Nat64Prefix, Ports, Rules};
 
@@ -87,14 +88,24 @@ pub struct EgressSettings {
         long,
         env = "ENGAGEMENT_BRIDGE_CALLBACK_PROXY",
         hide_env_values = true,
+        group = "proxy",
         value_name = "URL"
     )]
     pub callback_proxy: Option<SecretString>,
 
+    /// A file with the URL of the callback proxy, in place of `--callback-proxy`.
+    #[arg(
+        long,
+        env = "ENGAGEMENT_BRIDGE_CALLBACK_PROXY_FILE",
+        group = "proxy",
+        value_name = "PATH"
+    )]
+    pub callback_proxy_file: Option<PathBuf>,
+
     /// Leave names to the callback proxy, where the bridge has no name server or the proxy rules by
     /// names. Which addresses they lead to is then not judged here: the proxy has to refuse those
     /// inside your network.
-    #[arg(long, env = "ENGAGEMENT_BRIDGE_CALLBACK_PROXY_RESOLVES", requires = "callback_proxy")]
+    #[arg(long, env = "ENGAGEMENT_BRIDGE_CALLBACK_PROXY_RESOLVES", requires = "proxy")]
     pub callback_proxy_resolves: bool,
 }
 
@@ -147,7 +158,10 @@ impl EgressSettings {
     /// The proxy. Not read before it is needed, for what cannot be read is shown by those who read
     /// flags, and there may be a password in it.
     pub fn proxy(&self) -> Result<Option<Proxy>, ConfigError> {
-        let text = self.callback_proxy.as_ref();
+        let text = match &self.callback_proxy_file {
+            Some(path) => Some(secret_in(path)?),
+            None => self.callback_proxy.clone(),
+        };
         let proxy = text.map(|text| Proxy::parse(text.expose_secret())).transpose();
         proxy.map_err(ConfigError::CallbackProxy)
     }

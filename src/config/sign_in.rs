@@ -1,14 +1,12 @@
 //! Who may sign in with a token of Microsoft Entra.
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use secrecy::SecretString;
 use uuid::Uuid;
 
-use super::{ConfigError, SIGN_IN_SECRET, Settings, environment, read_secret};
+use super::{ConfigError, SIGN_IN_SECRET, Settings, environment, secret_in};
 use crate::graph::{ApiIdentity, ClientCertificate, LoginRoot, Proof};
 use crate::sign_in::{Pace, Rules};
 
@@ -91,13 +89,6 @@ impl SignInSettings {
         let client_id = self.sign_in_client_id.ok_or(ConfigError::SignInProof)?.to_string();
         Ok(Some(ApiIdentity { client_id, proof }))
     }
-}
-
-fn secret_in(path: &Path) -> Result<SecretString, ConfigError> {
-    let source = io::ErrorKind::NotFound.into();
-    let missing = || ConfigError::Unreadable { path: path.to_owned(), source };
-    let text = read_secret(path)?.ok_or_else(missing)?;
-    Ok(SecretString::from(text.as_str()))
 }
 
 fn certificate_in(path: &Path) -> Result<ClientCertificate, ConfigError> {

@@ -35,15 +35,14 @@ impl Opened {
         names: Arc<dyn Names>,
     ) -> anyhow::Result<Self> {
         let vault = Vault::with(&settings.master_keys()?);
-        match &settings.database {
+        match settings.database()? {
             Database::File(path) => {
-                let path = path.clone();
                 let open = move || SqliteStore::open(&path, vault, lanes);
                 let store = Arc::new(tokio::task::spawn_blocking(open).await??);
                 Ok(Self::File { store, clock: Arc::new(SteadyClock::start()) })
             }
             Database::Server(url) => {
-                let (address, tls) = server(url)?;
+                let (address, tls) = server(&url)?;
                 // Apart, for it is large, and everybody who starts a bridge would carry it.
                 let opened =
                     Box::pin(PostgresStore::open(&address, tls, names, vault, lanes)).await;

@@ -209,3 +209,24 @@ async fn help_teaches_and_a_slip_is_answered_with_the_way_out() {
     let named = tokio::process::Command::new(BINARY).arg("--version").output().await.unwrap();
     assert_eq!(text(&named), format!("engagement-bridge {}\n", env!("CARGO_PKG_VERSION")));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_a_password_in_it_may_come_in_a_file() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let path = file.path().to_str().unwrap();
+    let home = Home::new("http://127.0.0.1:9")
+        .environment("ENGAGEMENT_BRIDGE_DATABASE_URL_FILE", path)
+        .environment("ENGAGEMENT_BRIDGE_CALLBACK_PROXY_FILE", path);
+    write(file.path(), &format!("{}\n", crate::support::postgres::database()));
+    let migrated = home.json(&["migrate", "--json"]).await;
+    assert!(migrated["database"].as_str().unwrap().starts_with("postgres://"), "{migrated}");
+    let refused = home.try_serve().await.err().unwrap();
+    assert!(refused.contains("--callback-proxy is not one"), "{refused}");
+
+    write(file.path(), "bridge.db");
+    let refused = complaint(&home.run(&["callers", "list"]).await);
+    assert!(refused.contains("does not hold the URL of a PostgreSQL"), "{refused}");
+    std::fs::remove_file(file.path()).unwrap();
+    let refused = complaint(&home.run(&["callers", "list"]).await);
+    assert!(refused.contains(&format!("cannot read {path}")), "{refused}");
+}
