@@ -10,6 +10,7 @@ mod egress;
 mod handshake;
 mod metrics;
 mod sign_in;
+mod traces;
 
 use std::io;
 use std::net::SocketAddr;
@@ -38,6 +39,7 @@ pub use egress::{AllowedPort, EgressSettings};
 pub use handshake::{HandshakeForm, HandshakeSettings};
 pub use metrics::MetricsSettings;
 pub use sign_in::SignInSettings;
+pub use traces::{Collector, TraceSettings};
 
 const CERTIFICATE_PASSWORD: &str = "ENGAGEMENT_BRIDGE_CERTIFICATE_PASSWORD";
 const CLIENT_SECRET: &str = "ENGAGEMENT_BRIDGE_CLIENT_SECRET";
@@ -150,6 +152,9 @@ pub struct Settings {
 
     #[command(flatten)]
     pub metrics: MetricsSettings,
+
+    #[command(flatten)]
+    pub traces: TraceSettings,
 
     /// The Graph to ask, and the only place that tokens are sent to.
     #[arg(
@@ -347,6 +352,10 @@ pub enum ConfigError {
     SignInCertificate { path: PathBuf, source: InvalidCertificate },
     #[error("--sign-in-tenants has room for {most}")]
     TooManyTenants { most: usize },
+    #[error(
+        "the headers for the collector are not `name=value`, with commas between or one to a line"
+    )]
+    OtlpHeaders,
     #[error("--callback-proxy is not one that callbacks can go through")]
     CallbackProxy(#[source] InvalidProxy),
     #[error("cannot read {path}")]
@@ -404,6 +413,8 @@ pub struct Sections {
     pub retention: Retention,
     pub limits: api::Limits,
     pub listener: ListenerLimits,
+    /// Where traces go, if anywhere.
+    pub collector: Option<Collector>,
 }
 
 /// What Graph's own clock asks for; everything else on that clock is in proportion to it.
@@ -436,6 +447,7 @@ impl Settings {
                 connections: usize::try_from(self.connections).unwrap_or(usize::MAX),
                 ..ListenerLimits::default()
             },
+            collector: self.traces.collector()?,
             graph_root: self.graph_root.clone(),
             login_root,
             machine: self.machine.machine()?,

@@ -25,7 +25,8 @@
 //! * [`provision`] sets up callers, for the API and the command line alike.
 //! * [`sandbox`] stands in for Graph and Entra where there is no tenant.
 //! * [`cli`] is the command line, one file for each command. [`config`] reads its settings.
-//! * [`metrics`] counts what the shells do; the rules know nothing of it.
+//! * [`metrics`] counts what the shells do; the rules know nothing of it. [`traces`] tells a
+//!   collector what has become of each operation.
 //! * [`serve`] puts everything together; [`telemetry`], [`shutdown`] and [`clock`] are what any
 //!   service needs.
 //!
@@ -87,6 +88,7 @@ pub mod sign_in;
 pub mod store;
 pub mod telemetry;
 pub mod tls;
+pub mod traces;
 pub mod vault;
 pub mod worker;
 

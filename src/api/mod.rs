@@ -53,6 +53,7 @@ use crate::metrics::Metrics;
 use crate::nudge::Nudge;
 use crate::sign_in::SignIn;
 use crate::store::{AuditLog, CallerName, Directory, KeyDigest, Safe, Store};
+use crate::traces::Tracer;
 use crate::{callback, operation};
 
 use access::Attempts;
@@ -86,6 +87,7 @@ pub struct Api {
     pub key_uses: Arc<KeyUses>,
     pub metrics: Arc<Metrics>,
     pub survey: Arc<Survey>,
+    pub tracer: Tracer,
     proxies: Arc<Proxies>,
     attempts: Arc<Attempts>,
     /// Where people and apps sign in by tokens of Microsoft Entra.
@@ -177,6 +179,7 @@ impl Api {
             admin_key: parts.admin_key,
             key_uses: Arc::default(),
             metrics: Arc::default(),
+            tracer: Tracer::off(),
             survey: Arc::new(Survey::new(parts.limits.surveys_apart)),
             proxies: Arc::new(parts.proxies),
             attempts: Arc::new(Attempts::new(parts.limits.failed_attempts)),
@@ -198,6 +201,12 @@ impl Api {
     #[must_use]
     pub fn counted_by(self, metrics: &Arc<Metrics>) -> Self {
         Self { metrics: Arc::clone(metrics), ..self }
+    }
+
+    /// The same, telling whoever traces operations of their registration.
+    #[must_use]
+    pub fn traced_by(self, tracer: Tracer) -> Self {
+        Self { tracer, ..self }
     }
 
     /// Counts a request of `caller`, or says how long it has to wait.

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use self::database::{Opened, server};
 use crate::api::{self, Api, KeyUses, Listener, ListenerLimits, Survey};
 use crate::clock::Clock;
-use crate::config::{ConfigError, EgressSettings, Sections, Settings};
+use crate::config::{Collector, ConfigError, EgressSettings, Sections, Settings};
 use crate::courier::{Egress, HttpCourier, HttpGreeter, ProxyWay};
 use crate::graph::{self, HttpGraph};
 use crate::handshake::{self, Handshakes};
@@ -25,6 +25,7 @@ use crate::operation::after;
 use crate::shutdown::Shutdown;
 use crate::sign_in::SignIn;
 use crate::tls;
+use crate::traces::{self, Exporter, Tracer};
 use crate::worker::{Crowds, Rekeyer, Resender, Waker, Worker, forget_what_rests, warn_of_expiry};
 
 /// A bridge that is bound to its address and ready to run.
@@ -42,6 +43,8 @@ pub struct Bridge {
     survey: Arc<Survey>,
     /// Where metrics alone can be read, and by which router.
     scraped: Option<(Listener, axum::Router)>,
+    /// Sends what is traced, where there is a collector.
+    exporter: Option<Exporter>,
     sections: Sections,
     grace: std::time::Duration,
 }
@@ -72,6 +75,7 @@ impl Bridge {
         let admin_key = settings.database.admin_key()?;
 
         let tls = tls(settings.ca_file.as_deref())?;
+        let (tracer, exporter) = traced(sections.collector.clone(), &tls, &names, &metrics)?;
         let egress = Arc::new(egress(&settings.egress, Arc::clone(&names), Arc::clone(&clock)));
         let proxy = settings.egress.proxy()?;
         let proxy = proxy.map(|proxy| ProxyWay { proxy, names: Arc::clone(&names) });
@@ -102,6 +106,7 @@ impl Bridge {
             clock: Arc::clone(&clock),
             nudge: Arc::clone(&nudge),
             metrics: Arc::clone(&metrics),
+            tracer: tracer.clone(),
             operations: sections.operations.clone(),
             callbacks: sections.callbacks.clone(),
             settings: sections.worker.clone(),
@@ -123,7 +128,8 @@ impl Bridge {
             proxies: settings.access.proxies(),
             limits: sections.limits.clone(),
         })
-        .counted_by(&metrics);
+        .counted_by(&metrics)
+        .traced_by(tracer);
         let (key_uses, survey) = (Arc::clone(&api.key_uses), Arc::clone(&api.survey));
         let api = match &sign_in {
             Some(sign_in) => api.with_sign_in(Arc::clone(sign_in), graph),
@@ -158,6 +164,7 @@ impl Bridge {
             metrics,
             survey,
             scraped,
+            exporter,
             sections,
             grace,
         })
@@ -217,6 +224,9 @@ impl Bridge {
             let serving = listener.serve(router, stop.clone(), grace);
             parts.spawn(named("listener for metrics", serving));
         }
+        if let Some(exporter) = self.exporter {
+            parts.spawn(named("exporter of traces", exporter.run(stop.clone(), grace)));
+        }
         let (store, clock) = (self.opened.store(), self.opened.clock());
         parts.spawn(named("survey", self.survey.run(store, clock, self.metrics, stop.clone())));
         let (store, clock) = (self.opened.store(), self.opened.clock());
@@ -267,6 +277,28 @@ fn asking(sections: &Sections, tls: ClientConfig, names: Arc<dyn Names>) -> grap
         deadlines: graph::Deadlines::default(),
         shortest_service: sections.shortest_service,
     }
+}
+
+/// Who takes spans and who sends them, where there is a collector.
+fn traced(
+    collector: Option<Collector>,
+    tls: &ClientConfig,
+    names: &Arc<dyn Names>,
+    metrics: &Arc<Metrics>,
+) -> anyhow::Result<(Tracer, Option<Exporter>)> {
+    let Some(Collector { url, headers, ratio }) = collector else {
+        return Ok((Tracer::off(), None));
+    };
+    let client = reqwest::Client::builder()
+        .tls_backend_preconfigured(tls.clone())
+        .dns_resolver(Unguarded(Arc::clone(names)))
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
+        .build()
+        .context("cannot send traces")?;
+    let settings = traces::Settings { url, headers, ratio, client };
+    let (tracer, exporter) = traces::begin(settings, metrics);
+    Ok((tracer, Some(exporter)))
 }
 
 /// A listener for metrics alone, where the operator wants one.

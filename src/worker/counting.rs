@@ -116,7 +116,7 @@ pub(super) fn attempt_outcome(reply: Reply) -> &'static str {
 }
 
 /// The class of what went wrong, if anything did.
-fn failure(receipt: &Receipt) -> Option<&'static str> {
+pub(super) fn failure(receipt: &Receipt) -> Option<&'static str> {
     match (receipt.reply, receipt.failure, receipt.status) {
         (Reply::Accepted, _, _) => None,
         (_, Some(failure), _) => Some(failure.as_str()),

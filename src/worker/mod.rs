@@ -13,6 +13,7 @@ mod resends;
 mod retention;
 mod rounds;
 mod step;
+mod traced;
 mod waking;
 
 use std::sync::Arc;
@@ -30,6 +31,7 @@ use crate::graph::Graph;
 use crate::metrics::Metrics;
 use crate::nudge::Nudge;
 use crate::store::{Claimed, Commit, Store, StoreError};
+use crate::traces::Tracer;
 use crate::{callback, operation};
 use hands::{Hands, Held};
 
@@ -53,6 +55,7 @@ pub struct Worker {
     pub clock: Arc<dyn Clock>,
     pub nudge: Arc<Nudge>,
     pub metrics: Arc<Metrics>,
+    pub tracer: Tracer,
     pub operations: operation::Policy,
     pub callbacks: callback::Policy,
     pub settings: Settings,

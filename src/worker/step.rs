@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::Worker;
 use super::counting::{Told, poll_outcome};
+use super::traced::Traced;
 use crate::callback::{self, CallbackId, Destination};
 use crate::courier::{Letter, Parcel, Receipt, Tracking, Written, compose};
 use crate::graph::{Connection, Credential, Inquiry, User};
@@ -63,9 +64,11 @@ impl Worker {
             over_by: before(claim.until, self.settings.poll_apart),
         };
         self.count_begun("poll", tracked.operation.agenda().step_at);
-        let began = Instant::now();
+        let (began_at, began) = (self.clock.wall(), Instant::now());
         let poll = self.graph.poll(inquiry).await;
-        self.metrics.work.polled(poll_outcome(poll.event), began.elapsed());
+        let took = began.elapsed();
+        self.metrics.work.polled(poll_outcome(poll.event), took);
+        self.trace_poll(tracked, began_at, took, poll.event);
         if let (Some(refresh_token), Some(connection)) = (&poll.renewed, &user) {
             self.renew_user(&tracked.caller, connection, refresh_token).await;
         }
@@ -92,7 +95,7 @@ impl Worker {
     }
 
     async fn attempt(&self, claim: Claim, message: Message) -> Commit {
-        let counted = Told::of(&message);
+        let (counted, traced) = (Told::of(&message), Traced::of(&message));
         let Message { callback, url, headers, body, signers, extra_headers, is_gone, .. } = message;
         if is_gone {
             let (at, event) = (self.clock.now(), callback::Event::DestinationGone);
@@ -100,11 +103,12 @@ impl Worker {
             return Commit { claim, change, report: Report::Unused, at };
         }
         self.count_begun("attempt", callback.state.agenda().step_at);
-        let started_at = self.clock.now();
+        let (started_at, began_at) = (self.clock.now(), self.clock.wall());
         let parcel = Parcel { id: callback.id, url, headers, body, extra_headers, signers };
         let receipt = self.courier.deliver(parcel).await;
         let at = self.clock.now();
         self.count_attempt(&counted, &receipt, at);
+        self.trace_attempt(&traced, began_at, &receipt);
         let event = callback::Event::Attempted(receipt.reply);
         let report = Report::of_attempt(receipt.reply);
         let attempt = record(callback.attempts.saturating_add(1), started_at, receipt);

@@ -14,6 +14,7 @@ const MAY_IMPORT: &[(&str, &[&str], &str)] = &[
     ("metrics", &[], "counts what others tell it, and writes it down"),
     ("names", &[], "resolves names, whoever asks"),
     ("tls", &[], "the same for Graph and for receivers"),
+    ("traces", &["metrics", "operation"], "tells a collector, whatever others have done"),
     ("vault", &[], "seals bytes, whatever they are"),
     (
         "graph",
@@ -53,6 +54,7 @@ const MAY_IMPORT: &[(&str, &[&str], &str)] = &[
             "nudge",
             "operation",
             "store",
+            "traces",
         ],
         "acts through traits, and never sees a request or names a database",
     ),
@@ -75,6 +77,7 @@ const MAY_IMPORT: &[(&str, &[&str], &str)] = &[
             "provision",
             "sign_in",
             "store",
+            "traces",
         ],
         "stores and nudges, and never takes a step or names a database",
     ),

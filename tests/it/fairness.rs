@@ -15,6 +15,7 @@ use engagement_bridge::lane;
 use engagement_bridge::operation::{self, Answer, Event, OperationId, Verdict};
 use engagement_bridge::store::memory::MemoryStore;
 use engagement_bridge::store::{Connections as _, Directory as _, Registration, Store as _};
+use engagement_bridge::traces::Tracer;
 use engagement_bridge::worker::{Settings, Worker};
 use jiff::Timestamp;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -122,6 +123,7 @@ async fn longest_lag(slow_receivers: u32) -> (Duration, usize) {
         clock: Arc::clone(&outside) as _,
         nudge: Arc::default(),
         metrics: Arc::default(),
+        tracer: Tracer::off(),
         operations: operation::Policy::default(),
         callbacks: callback::Policy::default(),
         settings: Settings {

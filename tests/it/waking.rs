@@ -22,6 +22,7 @@ use engagement_bridge::store::{
     Connections as _, Directory as _, OperationFilter, Page, Registration, Store as _, Tracked,
     Waking,
 };
+use engagement_bridge::traces::Tracer;
 use engagement_bridge::worker::{Settings, Waker, Worker};
 use jiff::Timestamp;
 use tokio::task::JoinSet;
@@ -118,6 +119,7 @@ impl Bridge {
             clock: Arc::clone(&self.outside) as _,
             nudge: Arc::clone(&self.nudge),
             metrics: Arc::default(),
+            tracer: Tracer::off(),
             operations: operation::Policy::default(),
             callbacks: callback::Policy::default(),
             settings: Settings {

@@ -8,6 +8,7 @@ use jiff::{SignedDuration, Span, SpanRelativeTo, Timestamp};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
+use tokio::time::Instant;
 use utoipa::ToSchema;
 
 use super::view::OperationView;
@@ -25,6 +26,7 @@ use crate::operation::{self, Operation, OperationId, RunningNotice, after};
 use crate::store::{
     CallerName, Idempotency, Identity, Registered, Registration, StoreError, Tracked,
 };
+use crate::traces::{Act, Attribute};
 
 /// Characters of a client state at the most; as in Graph's change notifications.
 const LONGEST_CLIENT_STATE: usize = 128;
@@ -166,6 +168,7 @@ async fn keep(
     headers: &HeaderMap,
     request: Request,
 ) -> Result<Kept, Problem> {
+    let (began_at, began) = (api.clock.wall(), Instant::now());
     let digest = digest(&request, seat);
     let key = idempotency_key(headers);
     let now = api.clock.now();
@@ -180,8 +183,17 @@ async fn keep(
     let kept = |word, answer| Ok(Kept { word, answer });
     let first_poll = registration.operation.agenda().step_at;
 
+    let traced = registration.trace.clone();
     match agreed::keep(api, registration).await? {
         Some(Registered::New) => {
+            let parent = traced.as_ref().map(|trace| (trace.parent(), trace.state()));
+            if let Some(trace) = api.tracer.trace(id, parent) {
+                let named = ("engagement_bridge.caller", Attribute::text(caller.as_str()));
+                let (name, took) = ("register", began.elapsed());
+                let attributes = vec![named];
+                let act = Act { name, number: 0, began: began_at, took, failure: None, attributes };
+                trace.registered(act);
+            }
             if let Some(first_poll) = first_poll {
                 api.nudge.due(first_poll);
             }

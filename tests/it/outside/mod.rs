@@ -8,6 +8,7 @@ mod msal;
 mod prometheus;
 mod schemathesis;
 mod sign_in;
+mod traces;
 
 use std::collections::BTreeMap;
 use std::io::Write as _;

@@ -21,6 +21,7 @@ use engagement_bridge::store::{
     Amended, Amendment, Asked, CallbackFilter, Handshake, Idempotency, OperationFilter, Page,
     Registered, Registration, Resend, ResendId, Rest, Store, StoredCallback, Tracked, Wanted,
 };
+use engagement_bridge::traces::Tracer;
 use engagement_bridge::vault::{MasterKey, Vault};
 use engagement_bridge::worker::{Crowds, Resender, Settings, Worker};
 use jiff::SignedDuration;
@@ -319,6 +320,7 @@ impl Life {
             clock: Arc::clone(clock) as _,
             nudge: Arc::default(),
             metrics: Arc::default(),
+            tracer: Tracer::off(),
             operations: operations_policy(),
             callbacks: callbacks_policy(),
             settings: settings(self.outside.plan.hands),
