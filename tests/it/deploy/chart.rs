@@ -16,8 +16,14 @@ const KUBERNETES: [&str; 2] = ["1.30", "1.37"];
 const SETS: [Option<&str>; 3] = [None, Some("postgres"), Some("file")];
 
 /// Settings of `serve` that the chart gives itself.
-const OF_THE_CHART: [&str; 5] =
-    ["database", "master-key-file", "admin-key-file", "listen", "metrics-listen"];
+const OF_THE_CHART: [&str; 6] = [
+    "database",
+    "database-url-file",
+    "master-key-file",
+    "admin-key-file",
+    "listen",
+    "metrics-listen",
+];
 
 fn helm() -> String {
     outside().join("node_modules/.helm/helm").display().to_string()
