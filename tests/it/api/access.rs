@@ -52,6 +52,7 @@ fn of_the_operator() -> Vec<Request> {
     let connection = json!({ "name": "fabrikam", "tenant": "fabrikam.example",
         "clientId": "11111111-2222-3333-4444-555555555555", "clientSecret": "s" });
     vec![
+        get("/metrics"),
         get("/v1/admin/callers"),
         post("/v1/admin/callers", &json!({ "name": "another" })),
         get("/v1/admin/callers/shop/keys"),

@@ -108,7 +108,6 @@ async fn what_is_not_there_is_not_found_however_it_is_spelt() {
         "//v1/operations",
         "/v1/operations/x/y/z",
         "/v1/admin",
-        "/metrics",
         "/openapi.yaml",
         "/%00",
         "/%FF",

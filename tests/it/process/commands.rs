@@ -3,6 +3,7 @@
 use std::process::Output;
 
 use engagement_bridge::courier::signing::sign;
+use engagement_bridge::vault::MasterKey;
 
 use super::{BINARY, Home, complaint, write};
 use crate::world::sandbox;
@@ -216,7 +217,9 @@ async fn what_has_a_password_in_it_may_come_in_a_file() {
     let path = file.path().to_str().unwrap();
     let home = Home::new("http://127.0.0.1:9")
         .environment("ENGAGEMENT_BRIDGE_DATABASE_URL_FILE", path)
-        .environment("ENGAGEMENT_BRIDGE_CALLBACK_PROXY_FILE", path);
+        .environment("ENGAGEMENT_BRIDGE_CALLBACK_PROXY_FILE", path)
+        .environment("ENGAGEMENT_BRIDGE_ADMIN_KEY", "an-admin-key-of-a-test")
+        .environment("ENGAGEMENT_BRIDGE_MASTER_KEY", &MasterKey::generate().unwrap().expose());
     write(file.path(), &format!("{}\n", crate::support::postgres::database()));
     let migrated = home.json(&["migrate", "--json"]).await;
     assert!(migrated["database"].as_str().unwrap().starts_with("postgres://"), "{migrated}");
