@@ -7,7 +7,7 @@ use reqwest::Url;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{ConfigError, environment, read_secret};
+use super::{ConfigError, environment, secret_in};
 
 const HEADERS: &str = "ENGAGEMENT_BRIDGE_OTLP_HEADERS";
 
@@ -50,13 +50,7 @@ impl TraceSettings {
     pub(super) fn collector(&self) -> Result<Option<Collector>, ConfigError> {
         let Some(url) = self.otlp_endpoint.clone() else { return Ok(None) };
         let text = match &self.otlp_headers_file {
-            Some(path) => {
-                let missing = || ConfigError::Unreadable {
-                    path: path.clone(),
-                    source: std::io::ErrorKind::NotFound.into(),
-                };
-                Some(SecretString::from(read_secret(path)?.ok_or_else(missing)?.as_str()))
-            }
+            Some(path) => Some(secret_in(path)?),
             None => environment(HEADERS),
         };
         let headers = text.map(|text| headers(&text)).transpose()?.unwrap_or_default();
