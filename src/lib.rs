@@ -19,8 +19,8 @@
 //! * [`worker`] acts: claims what is due, takes the step, commits what came of it. Beside that, little by
 //!   little, it sends again what was asked for in bulk, and forgets what has been at rest for long.
 //! * [`api`] listens: it stores and nudges. Who may do what is decided in one place (`api::access`), which
-//!   also has each change written to the audit log ([`store::AuditLog`]). [`nudge`] is how it wakes the worker. [`handshake`] has
-//!   receivers asked whether they want callbacks, where the operator wishes it.
+//!   also has each change written to the audit log ([`store::AuditLog`]). [`nudge`] is how it wakes the
+//!   worker. [`handshake`] has receivers asked whether they want callbacks, where the operator wishes it.
 //! * [`sign_in`] lets people and apps in by a token of Microsoft Entra, in place of an API key.
 //! * [`provision`] sets up callers, for the API and the command line alike.
 //! * [`sandbox`] stands in for Graph and Entra where there is no tenant.

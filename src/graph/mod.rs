@@ -99,7 +99,8 @@ pub struct AccessToken {
 impl Credential {
     /// Which budget at Graph this credential spends; the rest of its lane's name.
     ///
-    /// One per app and tenant, and per user where an app asks on behalf of one. A handed-in token is opaque, so it stands for itself, by a digest.
+    /// One per app and tenant, and per user where an app asks on behalf of one. A handed-in token is
+    /// opaque, so it stands for itself, by a digest.
     pub fn identity(&self) -> String {
         match self {
             Self::Connection(connection) if let Some(user) = connection.user() => {

@@ -73,8 +73,8 @@ pub trait Connections: Send + Sync {
         limit: u32,
     ) -> Result<Vec<(CallerName, String, Timestamp)>, StoreError>;
 
-    /// Removes a connection that no live operation uses and that is shared with nobody. `None` if there is no such connection,
-    /// `Some(false)` if it is in use.
+    /// Removes a connection that no live operation uses and that is shared with nobody. `None` if there is
+    /// no such connection, `Some(false)` if it is in use.
     async fn remove_connection(
         &self,
         caller: &CallerName,

@@ -1,9 +1,10 @@
 //! Remembers: operations, the callbacks they owe, lanes, and who may ask.
 //!
 //! [`Store`] keeps the two lives and hands out the right to take the next step in them;
-//! [`Directory`] keeps callers and what belongs to them; [`AuditLog`] keeps who has changed what; [`Safe`]
-//! knows what of all that is sealed. Every backend implements all four, and the contract suite in
-//! `tests/it/contract` holds each backend to what is written here.
+//! [`Directory`] keeps callers and their keys, and what else belongs to them: [`Connections`],
+//! [`CallbackOptions`] and [`SignIns`]; [`AuditLog`] keeps who has changed what; [`Safe`] knows what of all
+//! that is sealed. Every backend implements all of these, and the contract suite in `tests/it/contract`
+//! holds each backend to what is written here.
 //!
 //! # The contract
 //!
