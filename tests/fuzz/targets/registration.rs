@@ -22,7 +22,7 @@ use engagement_bridge::names::{LookupError, Names};
 use engagement_bridge::nudge::Nudge;
 use engagement_bridge::provision::add_caller;
 use engagement_bridge::store::memory::MemoryStore;
-use engagement_bridge::store::{CallerName, Directory as _, KeyDigest};
+use engagement_bridge::store::{CallerName, Connections as _, KeyDigest};
 use engagement_bridge::{callback, lane, operation};
 use http_body_util::BodyExt as _;
 use jiff::Timestamp;
