@@ -7,13 +7,14 @@
 mod access;
 mod database;
 mod egress;
+mod error;
 mod handshake;
+mod listen;
 mod metrics;
 mod sign_in;
 mod traces;
 
 use std::io;
-use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -22,21 +23,20 @@ use clap::Args;
 use secrecy::{ExposeSecret, SecretString};
 use zeroize::Zeroizing;
 
-use self::database::MASTER_KEY;
 use crate::api::{self, ListenerLimits};
-use crate::courier::{Form, InvalidProxy};
-use crate::graph::{
-    GraphRoot, InvalidCertificate, InvalidMachineIdentity, LoginRoot, MachineIdentity,
-};
+use crate::courier::Form;
+use crate::graph::{GraphRoot, LoginRoot, MachineIdentity};
 use crate::sign_in::{Pace, Rules};
-use crate::vault::VaultError;
+use crate::tls::CertificateFiles;
 use crate::worker::{self, Retention};
 use crate::{callback, graph, lane, operation};
 
 pub use access::{AccessSettings, TrustedHeader};
 pub use database::{Database, DatabaseName, DatabaseSettings};
 pub use egress::{AllowedPort, EgressSettings};
+pub use error::ConfigError;
 pub use handshake::{HandshakeForm, HandshakeSettings};
+pub use listen::ListenSettings;
 pub use metrics::MetricsSettings;
 pub use sign_in::SignInSettings;
 pub use traces::{Collector, TraceSettings};
@@ -141,14 +141,8 @@ pub struct Settings {
     #[command(flatten)]
     pub database: DatabaseSettings,
 
-    /// Where to listen for the API; port 0 takes any that is free.
-    #[arg(
-        long,
-        env = "ENGAGEMENT_BRIDGE_LISTEN",
-        default_value = "127.0.0.1:8080",
-        value_name = "ADDRESS"
-    )]
-    pub listen: SocketAddr,
+    #[command(flatten)]
+    pub listening: ListenSettings,
 
     #[command(flatten)]
     pub metrics: MetricsSettings,
@@ -295,16 +289,6 @@ pub struct Settings {
     )]
     pub live_operations: u64,
 
-    /// Open connections to the API at the most.
-    #[arg(
-        long,
-        env = "ENGAGEMENT_BRIDGE_CONNECTIONS",
-        default_value_t = 4_096,
-        value_name = "N",
-        value_parser = clap::value_parser!(u32).range(1..=1_000_000)
-    )]
-    pub connections: u32,
-
     /// How long requests and steps in progress may take to finish after a SIGTERM or SIGINT.
     #[arg(
         long,
@@ -314,81 +298,6 @@ pub struct Settings {
         value_parser = span
     )]
     pub shutdown_grace: Duration,
-}
-
-/// A setting is not one that can be run with.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    #[error(
-        "--min-poll-interval must be more than 30 s for {root}: Microsoft asks for it. \
-         A shorter one is for the sandbox"
-    )]
-    TooQuickForMicrosoft { root: String },
-    #[error("--min-poll-interval must be at least 10 ms")]
-    TooQuick,
-    #[error("--max-poll-interval must not be shorter than --min-poll-interval")]
-    NoRoomBetween,
-    #[error("--callback-schedule needs at least one entry, and none above 7 days")]
-    Schedule,
-    #[error("managed identities have no place to get tokens from: see --instance-metadata")]
-    MachineIdentity(#[source] InvalidMachineIdentity),
-    #[error("--login-root is needed for a Graph root that is none of Microsoft's")]
-    NoLoginRoot,
-    #[error(
-        "--callback-handshake cloudEvents needs --callback-request-origin: the DNS name that receivers \
-         know this bridge by"
-    )]
-    NoRequestOrigin,
-    #[error("--sign-in-client-id and --sign-in-tenants belong together: give both, or neither")]
-    SignIn,
-    #[error(
-        "give one of --sign-in-client-secret-file, {SIGN_IN_SECRET}, --sign-in-certificate-file and \
-         --sign-in-federated-token-file, and --sign-in-client-id with it"
-    )]
-    SignInProof,
-    #[error("{path} does not hold the URL of a PostgreSQL: postgres://…", path = path.display())]
-    NotAUrl { path: PathBuf },
-    #[error("the certificate in {path} cannot be used", path = path.display())]
-    SignInCertificate { path: PathBuf, source: InvalidCertificate },
-    #[error("--sign-in-tenants has room for {most}")]
-    TooManyTenants { most: usize },
-    #[error(
-        "the headers for the collector are not `name=value`, with commas between or one to a line"
-    )]
-    OtlpHeaders,
-    #[error("--callback-proxy is not one that callbacks can go through")]
-    CallbackProxy(#[source] InvalidProxy),
-    #[error("cannot read {path}")]
-    Unreadable {
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
-    #[error("cannot write {path}")]
-    Unwritable {
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
-    #[error(
-        "{database} is there, but its master key {path} is not: put it back, or give it by \
-         --master-key-file or {MASTER_KEY}"
-    )]
-    KeyMissing { database: PathBuf, path: PathBuf },
-    #[error("with a PostgreSQL, give {flag} or {variable}: the same to all bridges on it")]
-    KeyNotGiven { flag: &'static str, variable: &'static str },
-    #[error("the master key in {from} is not usable")]
-    MasterKey {
-        from: String,
-        #[source]
-        source: VaultError,
-    },
-    #[error("the admin key in {from} must be 16 to 256 visible ASCII characters")]
-    AdminKey { from: String },
-    #[error("the operating system has no random numbers")]
-    NoRandomness(#[source] getrandom::Error),
-    #[error(transparent)]
-    Lease(#[from] worker::LeaseTooShort),
 }
 
 /// The settings, checked, as each part takes them.
@@ -413,6 +322,8 @@ pub struct Sections {
     pub retention: Retention,
     pub limits: api::Limits,
     pub listener: ListenerLimits,
+    /// By what the API is known, where it speaks HTTPS.
+    pub certificate: Option<CertificateFiles>,
     /// Where traces go, if anywhere.
     pub collector: Option<Collector>,
 }
@@ -443,10 +354,8 @@ impl Settings {
                 ..Retention::default()
             },
             limits: self.limits(),
-            listener: ListenerLimits {
-                connections: usize::try_from(self.connections).unwrap_or(usize::MAX),
-                ..ListenerLimits::default()
-            },
+            listener: self.listening.limits(),
+            certificate: self.listening.certificate()?,
             collector: self.traces.collector()?,
             graph_root: self.graph_root.clone(),
             login_root,

@@ -46,10 +46,11 @@ pub enum Kind {
     ConsentRequired,
     OperatorMustAct,
     AuthorityUnavailable,
+    HttpsRequired,
 }
 
 impl Kind {
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::MalformedBody,
         Self::InvalidRequest,
         Self::Unauthenticated,
@@ -70,6 +71,7 @@ impl Kind {
         Self::ConsentRequired,
         Self::OperatorMustAct,
         Self::AuthorityUnavailable,
+        Self::HttpsRequired,
     ];
 
     fn row(self) -> (&'static str, StatusCode, &'static str) {
@@ -146,6 +148,9 @@ impl Kind {
                 StatusCode::SERVICE_UNAVAILABLE,
                 "Microsoft Entra cannot be asked right now",
             ),
+            Self::HttpsRequired => {
+                ("https-required", StatusCode::BAD_REQUEST, "This address speaks HTTPS only")
+            }
             Self::Internal => {
                 ("internal", StatusCode::INTERNAL_SERVER_ERROR, "Something went wrong on our side")
             }

@@ -4,7 +4,6 @@
 //! API. Where none is, or where the database is a server's, the same API is set up here, without a
 //! socket. Either way the same code answers, so that what is refused is refused in the same words.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,8 +27,9 @@ use crate::courier::egress::Rules;
 use crate::graph::{self, HttpGraph};
 use crate::names::{Names, SystemNames, Unguarded};
 use crate::nudge::Nudge;
-use crate::serve::{self, Opened};
+use crate::serve::{self, Opened, Whereabouts};
 use crate::store::sqlite::holder;
+use crate::tls::Fingerprint;
 use crate::worker::Rekeyer;
 use crate::{callback, lane, operation, tls};
 
@@ -48,7 +48,7 @@ enum Clerk {
     /// The database is open here.
     Here { router: axum::Router, opened: Opened, nudge: Arc<Nudge> },
     /// A running bridge has it open.
-    There { client: reqwest::Client, address: SocketAddr },
+    There { client: reqwest::Client, url: String },
 }
 
 impl Desk {
@@ -65,9 +65,9 @@ impl Desk {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let database = settings.database()?;
         if let Database::File(path) = &database
-            && let Some(address) = holder(path)
+            && let Some(at) = holder(path).and_then(|word| word.parse::<Whereabouts>().ok())
         {
-            let clerk = Clerk::There { client: client(PATIENCE)?, address: reachable(address) };
+            let clerk = Clerk::There { client: client(at.certificate, PATIENCE)?, url: at.url() };
             let admin_key = settings.admin_key()?;
             return Ok(Self { clerk, admin_key, is_alone: false });
         }
@@ -117,17 +117,17 @@ impl Desk {
     ) -> anyhow::Result<Bytes> {
         let (status, bytes) = match &self.clerk {
             Clerk::Here { router, .. } => self.ask_here(router, method, path, body).await?,
-            Clerk::There { client, address } => {
-                let url = format!("http://{address}{path}");
-                let request =
-                    client.request(method, url).bearer_auth(self.admin_key.expose_secret());
+            Clerk::There { client, url } => {
+                let request = client
+                    .request(method, format!("{url}{path}"))
+                    .bearer_auth(self.admin_key.expose_secret());
                 let request = body.into_iter().fold(request, reqwest::RequestBuilder::json);
                 let answered = async {
                     let response = request.send().await?;
                     Ok((response.status(), response.bytes().await?))
                 };
                 answered.await.map_err(reqwest::Error::without_url).with_context(|| {
-                    format!("the bridge that has the database open does not answer at {address}")
+                    format!("the bridge that has the database open does not answer at {url}")
                 })?
             }
         };
@@ -212,22 +212,15 @@ fn refusal(status: StatusCode, body: &[u8]) -> anyhow::Error {
     anyhow::anyhow!(lines.join("\n"))
 }
 
-/// A client for a bridge on this machine or near it.
-pub(super) fn client(within: Duration) -> anyhow::Result<reqwest::Client> {
+/// A client for a bridge on this machine or near it, which shows this certificate where it speaks HTTPS.
+pub(super) fn client(
+    certificate: Option<Fingerprint>,
+    within: Duration,
+) -> anyhow::Result<reqwest::Client> {
     let client = reqwest::Client::builder()
-        .tls_backend_preconfigured(tls::client_config(None)?)
+        .tls_backend_preconfigured(tls::pinned_client_config(certificate)?)
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
         .timeout(within);
     Ok(client.build()?)
-}
-
-/// An address that leads to what listens on `bound`, where that is all addresses of the machine.
-pub(super) fn reachable(bound: SocketAddr) -> SocketAddr {
-    let ip = match bound.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip @ (IpAddr::V4(_) | IpAddr::V6(_)) => ip,
-    };
-    SocketAddr::new(ip, bound.port())
 }

@@ -1,14 +1,16 @@
 //! `healthcheck`: for images without curl.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
 
-use super::desk::{client, reachable};
+use super::desk::client;
 use super::{Done, output};
+use crate::serve::reachable;
 
 /// Ask a running bridge whether it is ready; made for containers.
 ///
@@ -23,12 +25,18 @@ pub(super) struct Arguments {
         value_name = "ADDRESS"
     )]
     listen: SocketAddr,
+
+    /// Given where the bridge speaks HTTPS, and not read: whatever certificate it shows is taken, for it
+    /// is told nothing, and asked only how it is.
+    #[arg(long, env = "ENGAGEMENT_BRIDGE_TLS_CERTIFICATE_FILE", value_name = "PATH")]
+    tls_certificate_file: Option<PathBuf>,
 }
 
 pub(super) async fn run(arguments: Arguments) -> Done {
     let address = reachable(arguments.listen);
-    let url = format!("http://{address}/readyz");
-    let response = client(Duration::from_secs(4))?
+    let scheme = if arguments.tls_certificate_file.is_some() { "https" } else { "http" };
+    let url = format!("{scheme}://{address}/readyz");
+    let response = client(None, Duration::from_secs(4))?
         .get(&url)
         .send()
         .await

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
@@ -21,6 +22,7 @@ pub struct ApiMetrics {
     requests: Family<Answered, Counter>,
     seconds: Family<Route, Histogram, Bounds>,
     registrations: Counters,
+    certificate_expiry: Gauge,
 }
 
 impl ApiMetrics {
@@ -44,7 +46,14 @@ impl ApiMetrics {
              refused for what was sent, or failed here",
             registrations.clone(),
         );
-        Self { requests, seconds, registrations }
+        let certificate_expiry = Gauge::default();
+        registry.register(
+            "certificate_expiry_timestamp_seconds",
+            "When the certificate expires that the API is served by, in seconds since 1970; 0 where it \
+             has none",
+            certificate_expiry.clone(),
+        );
+        Self { requests, seconds, registrations, certificate_expiry }
     }
 
     /// `method` and `route` as the router knows them.
@@ -52,6 +61,11 @@ impl ApiMetrics {
         let asked = [("method", method.to_owned()), ("route", route.to_owned())];
         self.seconds.get_or_create(&asked).observe(took.as_secs_f64());
         self.requests.get_or_create(&(asked, [("status", status)])).inc();
+    }
+
+    /// In seconds since 1970.
+    pub fn certificate_expires(&self, at: i64) {
+        self.certificate_expiry.set(at);
     }
 
     /// `new`, `existing`, `replayed`, `refused` or `failed`.

@@ -1,6 +1,5 @@
 //! The database that the settings name, whichever kind it is.
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,6 +8,7 @@ use rustls::ClientConfig;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio_util::sync::CancellationToken;
 
+use super::Whereabouts;
 use crate::clock::{Clock, LOOK_EVERY, SharedClock, SteadyClock};
 use crate::config::{ConfigError, Database, DatabaseSettings};
 use crate::lane;
@@ -108,11 +108,11 @@ impl Opened {
     }
 
     /// Leaves word, for other commands on the same machine, of where this process can be asked.
-    pub(super) fn announce(&self, address: SocketAddr) -> anyhow::Result<()> {
+    pub(super) fn announce(&self, at: Whereabouts) -> anyhow::Result<()> {
         match self {
-            Self::File { store, .. } => {
-                store.announce(address).context("cannot write to the lock file of the database")
-            }
+            Self::File { store, .. } => store
+                .announce(&at.to_string())
+                .context("cannot write to the lock file of the database"),
             // Others may open it beside us.
             Self::Server { .. } => Ok(()),
         }

@@ -1,6 +1,8 @@
 //! Puts everything together. With the commands, the one place that names implementations.
 
 mod database;
+mod entrance;
+mod whereabouts;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -12,6 +14,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::database::{Opened, server};
+use self::entrance::{Entrance, keep};
+pub(crate) use self::whereabouts::{Whereabouts, reachable};
 use crate::api::{self, Api, KeyUses, Listener, ListenerLimits, Survey};
 use crate::clock::Clock;
 use crate::config::{Collector, ConfigError, EgressSettings, Sections, Settings};
@@ -30,8 +34,7 @@ use crate::worker::{Crowds, Rekeyer, Resender, Waker, Worker, forget_what_rests,
 
 /// A bridge that is bound to its address and ready to run.
 pub struct Bridge {
-    listener: Listener,
-    address: SocketAddr,
+    entrance: Entrance,
     router: axum::Router,
     worker: Arc<Worker>,
     handshakes: Option<Arc<Handshakes>>,
@@ -137,10 +140,7 @@ impl Bridge {
         };
         let scraped = scraped(settings.metrics.metrics_listen, api.clone()).await?;
         let (router, _) = api::router(api);
-        let listener = Listener::bind(settings.listen, sections.listener.clone())
-            .await
-            .with_context(|| format!("cannot listen on {}", settings.listen))?;
-        let address = listener.address()?;
+        let entrance = Entrance::open(settings.listening.listen, &sections, &metrics).await?;
         // For an interval nothing is polled, since how long ago the process before this one polled
         // cannot be told by a clock that may have been set since. Where others are at work, they would
         // have noticed; and if each start made them rest, a bridge that is started again and again
@@ -149,11 +149,10 @@ impl Bridge {
             let rested = after(opened.clock().now(), sections.operations.cadence.shortest);
             opened.store().rest_graph_lanes(rested).await?;
         }
-        opened.announce(address)?;
+        opened.announce(entrance.at)?;
         let grace = settings.shutdown_grace;
         Ok(Self {
-            listener,
-            address,
+            entrance,
             router,
             worker,
             handshakes,
@@ -172,7 +171,7 @@ impl Bridge {
 
     /// Where the API listens.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.entrance.at.address
     }
 
     /// Where metrics alone can be read, if anywhere.
@@ -207,19 +206,25 @@ impl Bridge {
 
     /// Runs until told to stop. Fails if a part ends by itself.
     pub async fn run(self, shutdown: Shutdown) -> anyhow::Result<()> {
-        let address = self.address;
-        tracing::info!(%address, "listening on http://{address}");
+        let at = self.entrance.at;
+        tracing::info!(address = %at.address, "listening on {}", at.own_url());
         let (stop, grace) = (shutdown.stop.clone(), self.grace);
         if let Some(address) = self.metrics_address() {
             tracing::info!(metrics = %address, "metrics are on http://{address}/metrics");
         }
         let (resender, rekeyer, waker) = (self.resender(), self.rekeyer(), self.waker());
+        let Entrance { listener, certificate, .. } = self.entrance;
         let mut parts = JoinSet::new();
-        parts.spawn(named("listener", self.listener.serve(self.router, stop.clone(), grace)));
+        parts.spawn(named("listener", listener.serve(self.router, stop.clone(), grace)));
         parts.spawn(named("resender", resender.run(stop.clone())));
         parts.spawn(named("rekeyer", rekeyer.run(stop.clone())));
         parts.spawn(named("waker", waker.run(stop.clone())));
         parts.spawn(named("worker", self.worker.run(stop.clone(), grace)));
+        if let Some(certificate) = certificate {
+            let (opened, metrics) = (Arc::clone(&self.opened), Arc::clone(&self.metrics));
+            let keeping = keep(certificate, at, opened, metrics, stop.clone());
+            parts.spawn(named("certificate", keeping));
+        }
         if let Some((listener, router)) = self.scraped {
             let serving = listener.serve(router, stop.clone(), grace);
             parts.spawn(named("listener for metrics", serving));

@@ -13,7 +13,7 @@ const MAY_IMPORT: &[(&str, &[&str], &str)] = &[
     ("nudge", &[], "carries urgency, never content"),
     ("metrics", &[], "counts what others tell it, and writes it down"),
     ("names", &[], "resolves names, whoever asks"),
-    ("tls", &[], "the same for Graph and for receivers"),
+    ("tls", &["clock"], "the same for Graph and for receivers; looks after a certificate in time"),
     ("traces", &["metrics", "operation"], "tells a collector, whatever others have done"),
     ("vault", &[], "seals bytes, whatever they are"),
     (
@@ -89,7 +89,18 @@ const MAY_IMPORT: &[(&str, &[&str], &str)] = &[
     ("provision", &["api", "courier", "store"], "sets up callers through the directory"),
     (
         "config",
-        &["api", "callback", "courier", "graph", "lane", "operation", "sign_in", "vault", "worker"],
+        &[
+            "api",
+            "callback",
+            "courier",
+            "graph",
+            "lane",
+            "operation",
+            "sign_in",
+            "tls",
+            "vault",
+            "worker",
+        ],
         "splits the settings into what each part takes",
     ),
     ("sandbox", &["clock"], "an independent witness: shares no code with what it watches"),

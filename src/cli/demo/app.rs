@@ -42,7 +42,7 @@ pub(super) struct Tracked {
 
 impl App {
     pub(super) fn new(bridge: String, graph: String, callback_url: String) -> anyhow::Result<Self> {
-        let client = client(Duration::from_secs(10))?;
+        let client = client(None, Duration::from_secs(10))?;
         let (api_key, tracked) = (SecretString::default(), Vec::new());
         Ok(Self { client, bridge, graph, callback_url, api_key, signing_secret: None, tracked })
     }

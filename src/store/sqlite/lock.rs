@@ -3,7 +3,6 @@
 
 use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -117,8 +116,8 @@ impl Lock {
     }
 
     /// Leaves word, for other commands on the same machine, of where this process can be asked.
-    pub(super) fn announce(&self, address: SocketAddr) -> io::Result<()> {
-        self.write(&format!("{address}\n"))
+    pub(super) fn announce(&self, word: &str) -> io::Result<()> {
+        self.write(&format!("{word}\n"))
     }
 
     fn write(&self, text: &str) -> io::Result<()> {
@@ -141,17 +140,17 @@ impl Drop for Lock {
     }
 }
 
-/// Where the process that has the database at `path` open can be asked, if one has, and has left
-/// word. It may be gone a moment later.
-pub fn holder(path: &Path) -> Option<SocketAddr> {
+/// What the process that has the database at `path` open has left word of, if one has. It may be gone a
+/// moment later.
+pub fn holder(path: &Path) -> Option<String> {
     let mut file = File::open(lock_path(path)).ok()?;
     match file.try_lock_shared() {
         Err(TryLockError::WouldBlock) => {}
         Ok(()) | Err(TryLockError::Error(_)) => return None,
     }
-    let mut address = String::new();
-    file.read_to_string(&mut address).ok()?;
-    address.trim().parse().ok()
+    let mut word = String::new();
+    file.read_to_string(&mut word).ok()?;
+    Some(word.trim_end().to_owned())
 }
 
 /// The file whose lock says that a process has the database at `path` open.

@@ -34,7 +34,6 @@ mod writer;
 
 use std::collections::HashMap;
 use std::io::ErrorKind;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -171,8 +170,8 @@ impl SqliteStore {
     }
 
     /// Leaves word, for other commands on the same machine, of where this process can be asked.
-    pub fn announce(&self, address: SocketAddr) -> std::io::Result<()> {
-        self.lock.announce(address)
+    pub fn announce(&self, word: &str) -> std::io::Result<()> {
+        self.lock.announce(word)
     }
 }
 

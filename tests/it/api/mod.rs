@@ -24,6 +24,7 @@ mod refused_settings;
 mod registering;
 mod registrations;
 mod resends;
+mod secure;
 mod settings;
 mod signing_keys;
 mod unknown;

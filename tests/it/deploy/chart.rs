@@ -16,13 +16,15 @@ const KUBERNETES: [&str; 2] = ["1.30", "1.37"];
 const SETS: [Option<&str>; 3] = [None, Some("postgres"), Some("file")];
 
 /// Settings of `serve` that the chart gives itself.
-const OF_THE_CHART: [&str; 6] = [
+const OF_THE_CHART: [&str; 8] = [
     "database",
     "database-url-file",
     "master-key-file",
     "admin-key-file",
     "listen",
     "metrics-listen",
+    "tls-certificate-file",
+    "tls-key-file",
 ];
 
 fn helm() -> String {
@@ -196,6 +198,7 @@ fn probes_ask_what_the_bridge_answers_and_a_stop_has_its_time() {
             assert_eq!(asked["path"], path);
             assert!(routes.contains(&format!("path = \"{path}\"")));
             assert!(ports.contains(asked["port"].as_str().unwrap()));
+            assert_eq!(asked["scheme"], if set == Some("postgres") { "HTTPS" } else { "HTTP" });
         }
         let grace = pod["terminationGracePeriodSeconds"].as_u64().unwrap();
         let before = container["lifecycle"]["preStop"]["sleep"]["seconds"].as_u64().unwrap();
@@ -321,6 +324,27 @@ fn routes() -> BTreeSet<String> {
     paths
         .map(|path| format!("/{}", path.splitn(3, '/').take(2).collect::<Vec<_>>().join("/")))
         .collect()
+}
+
+#[test]
+fn a_certificate_is_read_where_it_is_and_followed_as_it_is_replaced() {
+    let (_, pod) = workload(Some("postgres"));
+    let volumes = pod["volumes"].as_array().unwrap();
+    let volume = volumes.iter().find(|it| it["name"] == "tls").unwrap();
+    assert_eq!(volume["secret"]["secretName"], "bridge-own-tls");
+    let container = &pod["containers"][0];
+    let mounts = container["volumeMounts"].as_array().unwrap();
+    let mount = mounts.iter().find(|it| it["name"] == "tls").unwrap();
+    // Kubernetes replaces what is in a directory, and never a file that was mounted by itself.
+    assert!(mount["subPath"].is_null());
+    let environment = container["env"].as_array().unwrap();
+    for (name, file) in [("TLS_CERTIFICATE_FILE", "tls.crt"), ("TLS_KEY_FILE", "tls.key")] {
+        let name = format!("ENGAGEMENT_BRIDGE_{name}");
+        let given = environment.iter().find(|it| it["name"] == name.as_str()).unwrap();
+        assert_eq!(given["value"], format!("{}/{file}", mount["mountPath"].as_str().unwrap()));
+    }
+    let service = manifest(Some("postgres"), "Service").unwrap();
+    assert_eq!(service["spec"]["ports"][0]["appProtocol"], "https");
 }
 
 #[test]

@@ -14,6 +14,7 @@ mod refusals;
 mod replicas;
 mod restarts;
 mod secrets;
+mod secure;
 mod trouble;
 mod vault;
 
@@ -185,7 +186,9 @@ impl Serve {
         reading.spawn(async move {
             while let Ok(Some(line)) = lines.next_line().await {
                 let entry: Value = serde_json::from_str(&line).unwrap_or_default();
-                let in_text = line.split_once("listening on http://").map(|(_, rest)| rest);
+                let in_text =
+                    line.split_once("listening on http").and_then(|it| it.1.split_once("://"));
+                let in_text = in_text.map(|(_, rest)| rest);
                 let in_text = in_text.and_then(|rest| rest.split_whitespace().next());
                 let is_known = found.borrow().is_some();
                 if let Some(bound) = entry["address"].as_str().or(in_text)

@@ -6,6 +6,8 @@ use std::fmt::Write as _;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::pem::PemObject as _;
 
 /// Secrets, each under the name of its kind.
 #[derive(Default)]
@@ -23,6 +25,16 @@ impl Planted {
         let secret = secret.as_ref();
         assert!(12 <= secret.len(), "the {kind} is so short that it may be anywhere by chance");
         self.0.push((kind.to_owned(), forms(secret)));
+    }
+
+    /// Parts of an RSA key in PEM form, so that it is found however its lines are broken.
+    pub(super) fn add_rsa_key(&mut self, kind: &str, pem: &str) {
+        let key = PrivateKeyDer::from_pem_slice(pem.as_bytes()).unwrap();
+        // In PEM a line is 48 bytes; what is before is the same in all keys, or public.
+        for line in [12, 16, 20] {
+            let part = &key.secret_der()[48 * line..48 * (line + 1)];
+            self.add(&format!("{kind}, line {line}"), part);
+        }
     }
 
     /// That none of it is anywhere.

@@ -69,6 +69,56 @@ impl Made {
     }
 }
 
+/// A root, and one it vouches for, who issues certificates for `127.0.0.1`.
+pub(crate) struct Authority {
+    directory: TempDir,
+    /// What clients are given to believe.
+    pub(crate) root: String,
+}
+
+impl Authority {
+    pub(crate) fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let authority = |name: &str, by: &[&str]| {
+            let (subject, key) = (format!("/CN={name}"), format!("{name}.key"));
+            let out = format!("{name}.pem");
+            let own = ["req", "-x509", "-nodes", "-newkey", "rsa:2048", "-days", "365", "-subj"];
+            let made = [&subject, "-keyout", &key, "-out", &out];
+            // What a configuration of the machine's adds to a certificate of an authority will do.
+            openssl(directory.path(), &[&own[..], &made, by].concat());
+        };
+        authority("root", &[]);
+        authority("issuer", &["-CA", "root.pem", "-CAkey", "root.key"]);
+        let root = std::fs::read_to_string(directory.path().join("root.pem")).unwrap();
+        Self { directory, root }
+    }
+
+    /// A chain of certificates without the root, and the key (PKCS#8) of the first, as `-newkey` and
+    /// `-pkeyopt` name it.
+    pub(crate) fn issue(&self, key: &[&str]) -> (String, String) {
+        let own = ["req", "-x509", "-nodes", "-subj", "/CN=bridge", "-days", "90", "-newkey"];
+        let by =
+            ["-CA", "issuer.pem", "-CAkey", "issuer.key", "-keyout", "own.key", "-out", "own.pem"];
+        let names = ["-addext", "subjectAltName=IP:127.0.0.1"];
+        let leaf = ["-addext", "basicConstraints=critical,CA:FALSE"];
+        openssl(self.directory.path(), &[&own[..], key, &by, &names, &leaf].concat());
+        let read = |name| std::fs::read_to_string(self.directory.path().join(name)).unwrap();
+        (format!("{}{}", read("own.pem"), read("issuer.pem")), read("own.key"))
+    }
+
+    /// The key that was issued last, in another form.
+    pub(crate) fn last_key_by(&self, arguments: &[&str]) -> String {
+        let more = ["-in", "own.key", "-out", "other.key"];
+        openssl(self.directory.path(), &[arguments, &more].concat());
+        std::fs::read_to_string(self.directory.path().join("other.key")).unwrap()
+    }
+
+    /// Where the root is, for programs that read it.
+    pub(crate) fn root_path(&self) -> std::path::PathBuf {
+        self.directory.path().join("root.pem")
+    }
+}
+
 fn openssl(directory: &Path, arguments: &[&str]) {
     let output = Command::new("openssl").current_dir(directory).args(arguments).output();
     let output = output.expect("openssl is missing: install it");

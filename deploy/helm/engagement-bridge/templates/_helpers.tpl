@@ -40,6 +40,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 {{- end }}
 
+{{/* By what the API is asked. */}}
+{{- define "bridge.scheme" -}}
+{{- if .Values.tls.secretName }}HTTPS{{ else }}HTTP{{ end -}}
+{{- end }}
+
 {{- define "bridge.isPostgres" -}}
 {{- if eq .Values.database.kind "postgres" }}yes{{ end -}}
 {{- end }}

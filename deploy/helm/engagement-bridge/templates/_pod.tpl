@@ -67,6 +67,12 @@ spec:
         {{- else if include "bridge.isPostgres" . }}
         {{- fail "keys.secretName: a Secret with master-key and admin-key, which all replicas share" }}
         {{- end }}
+        {{- if .Values.tls.secretName }}
+        - name: ENGAGEMENT_BRIDGE_TLS_CERTIFICATE_FILE
+          value: /etc/engagement-bridge/tls/tls.crt
+        - name: ENGAGEMENT_BRIDGE_TLS_KEY_FILE
+          value: /etc/engagement-bridge/tls/tls.key
+        {{- end }}
         {{- range $flag, $value := .Values.settings }}
         - name: ENGAGEMENT_BRIDGE_{{ $flag | upper | replace "-" "_" }}
           {{- /* A number comes as one of floating point, which would be written as 1e+06. */}}
@@ -84,16 +90,16 @@ spec:
         {{- end }}
       # The tables are brought up to date before anything is answered.
       startupProbe:
-        httpGet: {path: /healthz, port: http}
+        httpGet: {path: /healthz, port: http, scheme: {{ include "bridge.scheme" . }}}
         periodSeconds: 2
         failureThreshold: 150
       livenessProbe:
-        httpGet: {path: /healthz, port: http}
+        httpGet: {path: /healthz, port: http, scheme: {{ include "bridge.scheme" . }}}
         periodSeconds: 10
         timeoutSeconds: 5
         failureThreshold: 6
       readinessProbe:
-        httpGet: {path: /readyz, port: http}
+        httpGet: {path: /readyz, port: http, scheme: {{ include "bridge.scheme" . }}}
         periodSeconds: 5
         timeoutSeconds: 4
         failureThreshold: 2
@@ -109,6 +115,12 @@ spec:
         {{- if .Values.keys.secretName }}
         - name: keys
           mountPath: /etc/engagement-bridge/keys
+          readOnly: true
+        {{- end }}
+        {{- if .Values.tls.secretName }}
+        # Without `subPath`, with which what replaces the Secret would never get here.
+        - name: tls
+          mountPath: /etc/engagement-bridge/tls
           readOnly: true
         {{- end }}
         {{- if .Values.workloadIdentity.enabled }}
@@ -137,6 +149,12 @@ spec:
         items:
           - {key: master-key, path: master-key}
           - {key: admin-key, path: admin-key}
+    {{- end }}
+    {{- if .Values.tls.secretName }}
+    - name: tls
+      secret:
+        secretName: {{ .Values.tls.secretName }}
+        defaultMode: 0440
     {{- end }}
     {{- if .Values.workloadIdentity.enabled }}
     - name: entra

@@ -7,8 +7,6 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use engagement_bridge::clock::SystemClock;
 use engagement_bridge::sandbox::{Grants, Options, Sandbox, Script, SignInToken, Version};
-use rustls::pki_types::PrivateKeyDer;
-use rustls::pki_types::pem::PemObject as _;
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 
@@ -26,15 +24,6 @@ const USER: &str = "33333333-3333-4333-8333-333333333333";
 const IDENTITY_HEADER: &str = "planted-identity-header-Vb6x";
 const FEDERATED_TOKEN: &str = "eyJ.planted-federated-token-Hs3w.x";
 const PASSWORD_OF_FILE: &str = "planted-certificate-password-Jd8f";
-
-/// Parts of a private key, so that it is found however its lines are broken.
-fn plant_private_key(planted: &mut Planted, kind: &str, made: &Made) {
-    let key = PrivateKeyDer::from_pem_slice(made.key.as_bytes()).unwrap();
-    // In PEM a line is 48 bytes; what is before is the same in all keys, or public.
-    for line in [12, 16, 20] {
-        planted.add(&format!("{kind}, line {line}"), &key.secret_der()[48 * line..48 * (line + 1)]);
-    }
-}
 
 /// A token for the API, of which any part would do.
 fn sign_in_token(sandbox: &Sandbox, planted: &mut Planted) -> String {
@@ -128,8 +117,8 @@ async fn what_identities_hold_is_found_nowhere() {
     sandbox.federate("contoso.example", CLIENT_ID, FEDERATED_TOKEN).unwrap();
 
     let mut story = Story::begin(sandbox.root(), "json");
-    plant_private_key(&mut story.planted, "key of a connection", &its_own);
-    plant_private_key(&mut story.planted, "key of the API", &api_own);
+    story.planted.add_rsa_key("key of a connection", &its_own.key);
+    story.planted.add_rsa_key("key of the API", &api_own.key);
     story.planted.add("identity header", IDENTITY_HEADER);
     story.planted.add("federated token", FEDERATED_TOKEN);
     story.planted.add("password of a certificate", PASSWORD_OF_FILE);

@@ -1,7 +1,5 @@
 //! Whom we believe on a secure connection, the same for Graph and for receivers.
 
-use std::sync::Arc;
-
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::{ClientConfig, RootCertStore};
@@ -33,9 +31,7 @@ pub enum TlsError {
 /// the content of a file with one certificate or more, for networks whose proxy or servers bear
 /// certificates of the operator's own. No ALPN is set, which means HTTP/1.1.
 pub fn client_config(extra_roots_pem: Option<&[u8]>) -> Result<ClientConfig, TlsError> {
-    // Named rather than taken from the process, where the first library to install one would win.
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
+    let config = ClientConfig::builder_with_provider(super::provider())
         .with_safe_default_protocol_versions()
         .map_err(TlsError::NoVersion)?
         .with_root_certificates(roots(extra_roots_pem)?)
