@@ -12,7 +12,7 @@ const FILE: &str = "deploy/compose.yaml";
 fn services() -> Value {
     let mut compose = Command::new("docker-compose");
     compose.args(["--file", FILE, "--profile", "postgres", "config"]).current_dir(root());
-    let output = compose.env("DATABASE_PASSWORD", "changeit").output();
+    let output = compose.output();
     let output =
         output.unwrap_or_else(|error| panic!("{error}; tests/run installs docker-compose"));
     assert!(output.status.success(), "{}", said(&output));
@@ -57,17 +57,25 @@ fn composed_bridges_have_no_right_that_they_do_not_need() {
 }
 
 #[test]
-fn replicas_that_are_composed_share_a_database_and_have_their_keys_in_files() {
+fn replicas_that_are_composed_share_a_database_and_have_their_secrets_in_files() {
     let services = services();
     let (one, other) = (&services["bridge-1"], &services["bridge-2"]);
     assert_eq!(one, other);
     let environment = one["environment"].as_object().unwrap();
-    for key in ["master-key", "admin-key"] {
-        let variable = key.to_uppercase().replace('-', "_");
+    let is_handed = |service: &Value, secret: &str| {
+        service["secrets"].as_array().unwrap().iter().any(|it| it["source"] == secret)
+    };
+    for secret in ["master-key", "admin-key", "database-url"] {
+        let variable = secret.to_uppercase().replace('-', "_");
         let variable = format!("ENGAGEMENT_BRIDGE_{variable}_FILE");
-        assert_eq!(environment[&variable], format!("/run/secrets/{key}"));
+        assert_eq!(environment[&variable], format!("/run/secrets/{secret}"));
+        assert!(is_handed(one, secret), "{secret}");
     }
-    assert!(one["secrets"].as_array().unwrap().iter().any(|it| it["source"] == "master-key"));
+    let database = &services["database"];
+    let password = &database["environment"]["POSTGRES_PASSWORD_FILE"];
+    assert_eq!(*password, "/run/secrets/database-password");
+    assert!(is_handed(database, "database-password"));
+    assert!(!is_handed(one, "database-password"), "it has it in its URL");
     assert_eq!(one["depends_on"]["database"]["condition"], "service_healthy");
     assert!(services["database"]["healthcheck"]["test"].is_array());
     // Nobody reaches a replica or the database from outside but by the proxy.
