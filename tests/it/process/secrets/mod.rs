@@ -3,10 +3,15 @@
 
 mod identities;
 
+use std::net::Ipv4Addr;
 use std::process::Output;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use axum::Router;
+use axum::body::Bytes;
 use axum::http::StatusCode;
+use axum::routing::post;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use engagement_bridge::courier::SigningSecret;
@@ -15,6 +20,8 @@ use engagement_bridge::vault::{MasterKeys, Vault};
 use rusqlite::Connection;
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 
 use super::planted::{Planted, Read};
 use super::restarts::until;
@@ -26,6 +33,7 @@ const ADMIN_KEY: &str = "planted-admin-key-Xk2p";
 const HEADER: &str = "planted-header-Wd9t";
 const PASSWORD_OF_PROXY: &str = "planted-proxy-password-Tz5c";
 const PASSWORD_OF_DATABASE: &str = "planted-database-password-Bn8r";
+const KEY_OF_COLLECTOR: &str = "planted-key-of-the-collector-3Vk9";
 const LATER_SECRET: &str = "planted-client-secret-Lq4d";
 
 /// The keys of a bridge that is between two of them.
@@ -113,6 +121,26 @@ impl Story {
                 self.read.add(&format!("the database, {name}"), bytes);
             }
         }
+    }
+}
+
+/// Takes traces, and keeps their bodies as they come.
+struct Collector {
+    root: String,
+    bodies: Arc<Mutex<Vec<Bytes>>>,
+    _serving: JoinSet<()>,
+}
+
+impl Collector {
+    async fn start() -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let root = format!("http://{}", listener.local_addr().unwrap());
+        let (bodies, mut serving) = (Arc::<Mutex<Vec<Bytes>>>::default(), JoinSet::new());
+        let kept = Arc::clone(&bodies);
+        let keep = post(async move |body: Bytes| kept.lock().unwrap().push(body));
+        let router = Router::new().route("/v1/traces", keep);
+        serving.spawn(async move { axum::serve(listener, router).await.unwrap() });
+        Self { root, bodies, _serving: serving }
     }
 }
 
@@ -264,6 +292,12 @@ async fn read_answers(read: &mut Read, serve: &Serve, shop: &Client, ids: &[Stri
 async fn what_is_secret_is_found_nowhere() {
     let (sandbox, receiver) = (sandbox().await, Receiver::start().await);
     let mut story = Story::begin(sandbox.root(), "json");
+    let collector = Collector::start().await;
+    story.planted.add("key of the collector", KEY_OF_COLLECTOR);
+    story.home = story
+        .home
+        .flag("--otlp-endpoint", &collector.root)
+        .environment("ENGAGEMENT_BRIDGE_OTLP_HEADERS", &format!("x-key={KEY_OF_COLLECTOR}"));
     let (api_key, signing_secret) = story.add_shop().await;
     receiver.expect_secret(signing_secret.parse().unwrap());
     let serve = story.home.serve().await;
@@ -319,6 +353,12 @@ async fn what_is_secret_is_found_nowhere() {
     assert!(serve.terminate().await.success());
     let mut story = Story { read: Read::default(), ..story };
     story.read_database();
+    // The last traces are sent at the end. A receiver's own secret is not in them either.
+    story.planted.add("secret of a receiver", "planted-code-Qm7v");
+    for body in collector.bodies.lock().unwrap().drain(..) {
+        story.read.add("a body for the collector", body);
+    }
+    assert!(story.read.is_longer_than("a body for the collector", 1_000), "nothing was traced");
     story.planted.are_found_nowhere(&story.read);
 }
 
