@@ -21,7 +21,7 @@ const SIZES: [usize; 3] = [10_000, 20_000, 1_000_000];
 const PER_IDENTITY: usize = 8;
 /// How many registrations come in one call, and how many calls at a time.
 const IN_A_CALL: usize = 500;
-const CALLS: usize = 4;
+const CALLS: usize = 12;
 /// With a cache that is cold, as after a start, and then with one that is warm.
 const COLD_CLAIMS: usize = 250;
 const WARM_UP: usize = 250;

@@ -39,6 +39,7 @@ pub(crate) async fn measure(table: &mut Table) {
         );
         // As the server does by itself within minutes.
         client.batch_execute("VACUUM ANALYZE").await.unwrap();
+        client.batch_execute("CHECKPOINT").await.unwrap();
         let bytes = sizes(&client).await;
         table.add(
             format!("PostgreSQL: database per operation, {count} tracked"),

@@ -193,6 +193,9 @@ CREATE TABLE operations (
     -- The operation as Graph last sent it, byte for byte.
     last_body BYTEA
 ) WITH (fillfactor = 85);
+-- What is sealed is noise, which the server would try to compress each time.
+ALTER TABLE operations ALTER COLUMN sealed_token SET STORAGE EXTERNAL,
+    ALTER COLUMN sealed_callback_secret SET STORAGE EXTERNAL;
 CREATE UNIQUE INDEX operations_alike ON operations (caller, likeness) WHERE rested_at IS NULL;
 CREATE INDEX operations_by_caller ON operations (caller, id);
 CREATE INDEX operations_by_state ON operations (caller, state, id);

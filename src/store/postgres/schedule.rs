@@ -2,6 +2,7 @@
 
 use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::pin::pin;
 use std::time::Duration;
 
 use deadpool_postgres::Transaction;
@@ -10,6 +11,7 @@ use tokio_postgres::types::ToSql;
 
 use super::connect::Database;
 use super::error::{Context as _, Overtaken};
+use super::lives::{FOR_A_COPY, copy_into};
 use super::row::Columns;
 use super::rows;
 use crate::lane::{self, Lane, LaneName, Report, share};
@@ -145,9 +147,25 @@ pub(super) async fn begin(
     transaction: &Transaction<'_>,
     planned: &[Planned],
 ) -> Result<(), StoreError> {
+    if FOR_A_COPY <= planned.len() {
+        return copy(transaction, planned).await.context(PLANNING);
+    }
     let sql = "INSERT INTO steps (operation, callback, lane, due_at, lapse_at) \
         SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[])";
     insert(transaction, sql, planned.iter().collect()).await
+}
+
+async fn copy(
+    transaction: &Transaction<'_>,
+    planned: &[Planned],
+) -> Result<(), tokio_postgres::Error> {
+    let columns = "operation, callback, lane, due_at, lapse_at";
+    let mut writer = pin!(copy_into(transaction, "steps", columns).await?);
+    for Planned { key, lane, agenda } in planned {
+        let (due, lapse) = (millis(agenda.step_at), millis(agenda.lapse_at));
+        writer.as_mut().write(&[&key.operation, &key.callback, lane, &due, &lapse]).await?;
+    }
+    writer.finish().await.map(drop)
 }
 
 /// Writes what is to happen next, or that nothing is. Who calls this calls [`announce`] as well,

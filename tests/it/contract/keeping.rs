@@ -1,5 +1,6 @@
 //! What is kept, found again, and forgotten.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +29,7 @@ const TRACEPARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-
 laws![
     a_registered_operation_is_read_back_whole,
     the_same_operation_is_not_kept_twice_while_it_lives,
+    many_at_once_are_kept_whether_or_not_some_of_them_are_there_already,
     an_idempotency_key_stands_for_its_first_request,
     a_caller_cannot_have_more_live_operations_than_allowed,
     a_registration_needs_its_caller_and_connection,
@@ -110,6 +112,46 @@ async fn the_same_operation_is_not_kept_twice_while_it_lives(bench: &Bench) {
     }
     again.operation.id = OperationId(4);
     bench.keep([again]).await;
+}
+
+async fn many_at_once_are_kept_whether_or_not_some_of_them_are_there_already(bench: &Bench) {
+    const MANY: u32 = 100;
+    let register = async |numbers: std::ops::Range<u32>| {
+        let registrations = numbers.map(|number| Registration {
+            // Of the two calls below, each knows half of these by numbers of its own.
+            reference: registration(number % 1_000).reference,
+            ..registration(number)
+        });
+        bench.register(registrations.collect()).await.unwrap()
+    };
+    let fresh = register(1..1 + MANY).await;
+    assert!(fresh.iter().all(|it| matches!(it, Registered::New)), "{fresh:?}");
+    let half_known = register(1_001 + MANY / 2..1_001 + MANY / 2 + MANY).await;
+    for (registered, number) in half_known.iter().zip(1 + MANY / 2..) {
+        if number <= MANY {
+            let Registered::Existing(found) = registered else { panic!("{registered:?}") };
+            assert_eq!(found.operation.id, OperationId(number.into()));
+        } else {
+            assert!(matches!(registered, Registered::New), "{number}: {registered:?}");
+        }
+    }
+    // All are there as they were registered, and each waits for its own poll.
+    for number in [1, MANY, 1_001 + MANY, 1_000 + MANY / 2 + MANY] {
+        let tracked = bench.operation(OperationId(number.into())).await.unwrap().unwrap();
+        let wanted = registration(number);
+        assert_eq!(tracked.operation, wanted.operation);
+        assert_eq!(tracked.client_state, wanted.client_state);
+    }
+    let (mut taken, mut now) = (BTreeSet::new(), after(60));
+    while taken.len() < usize::try_from(MANY + MANY / 2).unwrap() {
+        for claimed in bench.claim_at(now, 200).await {
+            taken.insert(claimed.work.step());
+            let polled = polled(claimed, Answer::StillRunning { retry_after: None }, now);
+            assert_eq!(bench.commit_one(polled).await, Committed::Saved);
+        }
+        assert!(now < after(3_600), "only {} are polled", taken.len());
+        now += Duration::from_secs(31);
+    }
 }
 
 async fn an_idempotency_key_stands_for_its_first_request(bench: &Bench) {
