@@ -55,7 +55,7 @@ impl Listener {
         Ok(Self { socket: TcpListener::bind(address).await?, limits, secured: None })
     }
 
-    /// Speaks HTTPS, and to who begins with plain HTTP only to say so.
+    /// Speaks HTTPS, and plain HTTP to say so to whoever begins with it.
     #[must_use]
     pub fn secured_by(self, acceptor: TlsAcceptor) -> Self {
         Self { secured: Some(acceptor), ..self }

@@ -8,8 +8,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::{Opened, Whereabouts};
-use crate::api::Listener;
-use crate::config::Sections;
+use crate::api::{Listener, ListenerLimits};
 use crate::metrics::Metrics;
 use crate::tls::{CertificateFiles, OwnCertificate};
 
@@ -21,14 +20,14 @@ pub(super) struct Entrance {
 }
 
 impl Entrance {
-    /// Reads the certificate, where there is one, and binds `address`.
+    /// Binds `address`, by this certificate if there is one.
     pub(super) async fn open(
         address: SocketAddr,
-        sections: &Sections,
+        limits: ListenerLimits,
+        certificate: Option<Arc<OwnCertificate>>,
         metrics: &Metrics,
     ) -> anyhow::Result<Self> {
-        let certificate = sections.certificate.clone().map(read).transpose()?;
-        let listener = Listener::bind(address, sections.listener.clone()).await;
+        let listener = Listener::bind(address, limits).await;
         let mut listener = listener.with_context(|| format!("cannot listen on {address}"))?;
         let fingerprint = certificate.as_ref().map(|it| it.fingerprint());
         let at = Whereabouts { address: listener.address()?, certificate: fingerprint };
@@ -41,7 +40,8 @@ impl Entrance {
     }
 }
 
-fn read(files: CertificateFiles) -> anyhow::Result<Arc<OwnCertificate>> {
+/// The certificate that these files hold.
+pub(super) fn certificate(files: CertificateFiles) -> anyhow::Result<Arc<OwnCertificate>> {
     Ok(Arc::new(OwnCertificate::read(files).context("the API has no certificate to be served by")?))
 }
 

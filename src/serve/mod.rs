@@ -69,6 +69,8 @@ impl Bridge {
     /// The same with other name servers than the machine's.
     pub async fn prepare_with(settings: &Settings, names: Arc<dyn Names>) -> anyhow::Result<Self> {
         let sections = settings.sections()?;
+        // First of all, so that a start is refused before there is anything new.
+        let certificate = sections.certificate.clone().map(entrance::certificate).transpose()?;
         let lanes = sections.lanes.clone();
         let opened = Opened::open(&settings.database, lanes, Arc::clone(&names)).await?;
         let opened = Arc::new(opened);
@@ -140,7 +142,8 @@ impl Bridge {
         };
         let scraped = scraped(settings.metrics.metrics_listen, api.clone()).await?;
         let (router, _) = api::router(api);
-        let entrance = Entrance::open(settings.listening.listen, &sections, &metrics).await?;
+        let (listen, limits) = (settings.listening.listen, sections.listener.clone());
+        let entrance = Entrance::open(listen, limits, certificate, &metrics).await?;
         // For an interval nothing is polled, since how long ago the process before this one polled
         // cannot be told by a clock that may have been set since. Where others are at work, they would
         // have noticed; and if each start made them rest, a bridge that is started again and again

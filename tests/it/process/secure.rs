@@ -162,6 +162,7 @@ async fn a_start_without_a_certificate_that_can_be_used_is_refused() {
             .flag("--tls-certificate-file", &file("chain.pem"))
             .flag("--tls-key-file", &file("key.pem"));
         refusals::refused(&home, words).await;
+        assert!(!home.database().exists(), "refused whole");
     };
     let authority = Authority::new();
     let ((chain, key), (_, other)) = (authority.issue(&KEY), authority.issue(&KEY));
