@@ -23,6 +23,7 @@ mod dial;
 mod directory;
 mod error;
 mod figures;
+mod fresh;
 mod handshakes;
 mod import;
 mod lives;

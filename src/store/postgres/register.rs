@@ -8,7 +8,7 @@ use super::connect::Database;
 use super::error::{Context as _, Overtaken};
 use super::row::Columns;
 use super::schedule::{self, Key, Planned};
-use super::{destinations, lives, plan_by_keys, rows};
+use super::{destinations, fresh, lives, plan_by_keys, rows};
 use crate::graph::Credential;
 use crate::lane::{self, LaneName};
 use crate::operation::{Operation, OperationId};
@@ -122,7 +122,7 @@ async fn register_round(
         let number = lanes.get(&it.lane).copied();
         with_lanes.push((it, number.ok_or_else(|| StoreError::Unavailable(Overtaken.into()))?));
     }
-    let kept = lives::insert_operations(transaction, &with_lanes).await?;
+    let kept = fresh::insert_operations(transaction, &with_lanes).await?;
     let mut added: HashMap<CallerName, i64> = HashMap::new();
     let (mut new, mut repeated) = (Vec::with_capacity(fresh.len()), Vec::new());
     for (index, (Prepared { registration, .. }, lane)) in fresh.into_iter().zip(with_lanes) {

@@ -11,7 +11,7 @@ use tokio_postgres::types::ToSql;
 
 use super::connect::Database;
 use super::error::{Context as _, Overtaken};
-use super::lives::{FOR_A_COPY, copy_into};
+use super::fresh::{FOR_A_COPY, copy_into};
 use super::row::Columns;
 use super::rows;
 use crate::lane::{self, Lane, LaneName, Report, share};
