@@ -190,15 +190,14 @@ impl Serve {
                     line.split_once("listening on http").and_then(|it| it.1.split_once("://"));
                 let in_text = in_text.map(|(_, rest)| rest);
                 let in_text = in_text.and_then(|rest| rest.split_whitespace().next());
+                // First, so that whoever hears that it listens can read that it does.
+                written.lock().unwrap().extend([line.as_str(), "\n"]);
                 let is_known = found.borrow().is_some();
                 if let Some(bound) = entry["address"].as_str().or(in_text)
                     && !is_known
                 {
                     found.send_replace(bound.parse().ok());
                 }
-                let mut log = written.lock().unwrap();
-                log.push_str(&line);
-                log.push('\n');
             }
         });
         let listening = tokio::time::timeout(PATIENCE, address.wait_for(Option::is_some)).await;
