@@ -353,12 +353,16 @@ async fn what_is_secret_is_found_nowhere() {
     assert!(serve.terminate().await.success());
     let mut story = Story { read: Read::default(), ..story };
     story.read_database();
-    // The last traces are sent at the end. A receiver's own secret is not in them either.
-    story.planted.add("secret of a receiver", "planted-code-Qm7v");
+    // The last traces are sent at the end. Where callbacks go, the database has to know; they do not.
+    let mut traces = Read::default();
     for body in collector.bodies.lock().unwrap().drain(..) {
-        story.read.add("a body for the collector", body);
+        traces.add("a body for the collector", body);
     }
-    assert!(story.read.is_longer_than("a body for the collector", 1_000), "nothing was traced");
+    assert!(traces.is_longer_than("a body for the collector", 1_000), "nothing was traced");
+    story.planted.are_found_nowhere(&traces);
+    let mut of_receiver = Planted::default();
+    of_receiver.add("secret of a receiver", "planted-code-Qm7v");
+    of_receiver.are_found_nowhere(&traces);
     story.planted.are_found_nowhere(&story.read);
 }
 
