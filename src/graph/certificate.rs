@@ -14,6 +14,8 @@ use x509_cert::Certificate;
 use x509_cert::der::Decode as _;
 use zeroize::Zeroizing;
 
+use crate::tls::validity;
+
 /// A certificate with its private RSA key.
 #[derive(Clone, Debug)]
 pub struct ClientCertificate {
@@ -224,13 +226,7 @@ impl Facts {
     fn of(certificate: &CertificateDer<'_>) -> Result<Self, InvalidCertificate> {
         let unreadable = InvalidCertificate::NotACertificate;
         let Ok(certificate) = Certificate::from_der(certificate) else { return Err(unreadable) };
-        let validity = certificate.tbs_certificate.validity;
-        let time = |time: x509_cert::time::Time| {
-            let seconds = i64::try_from(time.to_unix_duration().as_secs()).ok()?;
-            Timestamp::from_second(seconds).ok()
-        };
-        let times = time(validity.not_before).zip(time(validity.not_after));
-        let Some((not_before, not_after)) = times else { return Err(unreadable) };
+        let Some((not_before, not_after)) = validity(&certificate) else { return Err(unreadable) };
         let key = certificate.tbs_certificate.subject_public_key_info.subject_public_key;
         Ok(Self { public_key: key.raw_bytes().to_vec(), not_before, not_after })
     }

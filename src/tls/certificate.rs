@@ -8,6 +8,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
+use x509_cert::Certificate;
 use x509_cert::der::Decode as _;
 
 use super::Fingerprint;
@@ -67,8 +68,10 @@ impl Served {
     ) -> Result<Self, Unusable> {
         let chain = chain_of(chain)?;
         let own = chain.first().ok_or(Unusable::NoCertificate)?;
-        let (not_before, not_after) =
-            validity(own).ok_or(Unusable::NotACertificate { number: 1 })?;
+        let (not_before, not_after) = Certificate::from_der(own)
+            .ok()
+            .and_then(|certificate| validity(&certificate))
+            .ok_or(Unusable::NotACertificate { number: 1 })?;
         let fingerprint = Fingerprint::of(own);
         let key = PrivateKeyDer::from_pem_slice(key).map_err(|_: pem::Error| Unusable::NoKey)?;
         // Not told apart any further: the library's words may say what is in the files.
@@ -99,8 +102,8 @@ fn chain_of(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Unusable> {
         .collect()
 }
 
-fn validity(certificate: &CertificateDer<'_>) -> Option<(Timestamp, Timestamp)> {
-    let certificate = x509_cert::Certificate::from_der(certificate).ok()?;
+/// From when to when a certificate is good; `None` where that is beyond what can be told.
+pub fn validity(certificate: &Certificate) -> Option<(Timestamp, Timestamp)> {
     let validity = certificate.tbs_certificate.validity;
     let time = |time: x509_cert::time::Time| {
         Timestamp::from_second(i64::try_from(time.to_unix_duration().as_secs()).ok()?).ok()

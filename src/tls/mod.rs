@@ -7,7 +7,7 @@ mod server;
 #[cfg(test)]
 mod tests;
 
-pub use self::certificate::Unusable;
+pub use self::certificate::{Unusable, validity};
 pub use self::client::{TlsError, client_config};
 pub use self::pinned::{Fingerprint, pinned_client_config};
 pub use self::server::{CertificateFiles, LOOK_EVERY, OwnCertificate};

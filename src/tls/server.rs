@@ -148,7 +148,7 @@ impl OwnCertificate {
                         replaced(&self);
                         (complaint, warned_at) = (Complaint::default(), None);
                     }
-                    // It is not joined only while the whole process is ending.
+                    // Not joined while the whole process is ending, or after a panic, which has been said.
                     Ok(Seen::AsBefore) | Err(_) => complaint = Complaint::default(),
                 }
             }

@@ -18,7 +18,7 @@ const MAY_IMPORT: &[(&str, &[&str], &str)] = &[
     ("vault", &[], "seals bytes, whatever they are"),
     (
         "graph",
-        &["clock", "lane", "metrics", "operation"],
+        &["clock", "lane", "metrics", "operation", "tls"],
         "knows one outside system, and neither the store nor the courier",
     ),
     (

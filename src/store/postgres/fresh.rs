@@ -26,7 +26,8 @@ macro_rules! write_row {
     }};
 }
 
-/// Does this with the columns of new operations, as [`NEW_COLUMNS`] names them.
+/// Hands each column of new operations to one of the macros that write rows, so that both ways of keeping
+/// them write the same. In the order of [`NEW_COLUMNS`].
 macro_rules! new_operations {
     ($with:ident($($arguments:expr),+ $(,)?)) => {
         $with!($($arguments),+, |(prepared, it, operation, lane, state)|
