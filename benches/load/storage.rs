@@ -1,5 +1,6 @@
 //! What tracked operations cost while nothing happens: memory, disk, and a claim among them.
 
+use std::ops::Range;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -75,9 +76,28 @@ fn open(directory: &Path, key: &MasterKey) -> SqliteStore {
 
 /// Adds a caller, and registers so many operations of its, none of which is due for ten hours.
 pub(crate) async fn fill<S: Store + Directory>(store: &S, size: usize) {
+    introduce(store).await;
+    keep(store, calls(0..size)).await;
+}
+
+/// Adds the caller whose registrations these are.
+pub(crate) async fn introduce<D: Directory>(store: &D) {
+    add_caller(store, "bench".parse().unwrap(), SystemClock.now()).await.unwrap();
+}
+
+/// Makes so many calls at a time.
+pub(crate) async fn keep(store: &dyn Store, calls: impl IntoIterator<Item = Vec<Registration>>) {
+    let calls = calls.into_iter().map(|call| store.register(call));
+    let mut registering = stream::iter(calls).buffer_unordered(CALLS);
+    while let Some(registered) = registering.next().await {
+        registered.unwrap();
+    }
+}
+
+/// Registrations of operations with these numbers, call by call.
+pub(crate) fn calls(numbers: Range<usize>) -> impl Iterator<Item = Vec<Registration>> {
     let now = SystemClock.now();
     let name: engagement_bridge::store::CallerName = "bench".parse().unwrap();
-    add_caller(store, name.clone(), now).await.unwrap();
     let mut policy = operation::Policy::default();
     policy.cadence.first_poll_after = Duration::from_hours(10);
     let deadline = now + Duration::from_hours(24);
@@ -85,13 +105,12 @@ pub(crate) async fn fill<S: Store + Directory>(store: &S, size: usize) {
     // As long as Graph's own ids, and as tokens of Entra. Made up at once: letter by letter, they would
     // take as long as to keep them does.
     let (letters, exes) = ("A".repeat(142), "x".repeat(1_500));
-    let graph_id = |number: usize| padded(number, &letters);
-    let registration = |number: usize| {
+    let registration = move |number: usize| {
         let id = OperationId(millis << 80 | number as u128);
         Registration {
             operation: operation::register(&policy, id, now, deadline),
             caller: name.clone(),
-            reference: Reference { version: ApiVersion::V1, id: graph_id(number) },
+            reference: Reference { version: ApiVersion::V1, id: padded(number, &letters) },
             credential: Credential::Token(AccessToken {
                 secret: padded(number / PER_IDENTITY, &exes).into(),
                 expires_at: deadline,
@@ -107,14 +126,10 @@ pub(crate) async fn fill<S: Store + Directory>(store: &S, size: usize) {
             is_agreed: true,
         }
     };
-    let calls = (0..size).step_by(IN_A_CALL).map(|first| {
-        let registrations = (first..size.min(first + IN_A_CALL)).map(registration).collect();
-        store.register(registrations)
-    });
-    let mut registering = stream::iter(calls).buffer_unordered(CALLS);
-    while let Some(registered) = registering.next().await {
-        registered.unwrap();
-    }
+    let end = numbers.end;
+    numbers
+        .step_by(IN_A_CALL)
+        .map(move |first| (first..end.min(first + IN_A_CALL)).map(&registration).collect())
 }
 
 /// A number, and enough of the padding behind it to be as long as that.

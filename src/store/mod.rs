@@ -111,7 +111,8 @@ pub trait Store: UserGrants + Census + Send + Sync {
     async fn commit(&self, commits: Arc<Vec<Commit>>) -> Result<Vec<Committed>, StoreError>;
 
     /// When [`Store::claim`] may next find something, so that nobody need ask before. It may be
-    /// too early by a little, never too late.
+    /// too early, as after a registration that was refused, until somebody has claimed then; never
+    /// too late.
     async fn next_due(&self) -> Result<Option<Timestamp>, StoreError>;
 
     /// Lets every Graph lane that there is admit nothing before `until`, and keeps no step that is

@@ -24,6 +24,7 @@ mod identities;
 mod lanes;
 mod metrics;
 mod outside;
+mod plans;
 mod process;
 mod rekeying;
 mod replicas;

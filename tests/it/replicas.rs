@@ -272,6 +272,10 @@ async fn a_lane_that_somebody_holds_keeps_no_other_from_being_served_on_postgres
     let claimed = tokio::time::timeout(AT_ONCE, claiming).await.expect("it waits").unwrap();
     let steps: Vec<_> = claimed.iter().map(|it| it.claim.step).collect();
     assert_eq!(steps, [Step::Operation(id)]);
+    // Where there is no other lane it waits for this one, but not for long.
+    let claiming = two.other.claim(after(60), LEASE, 8);
+    let claimed = tokio::time::timeout(AT_ONCE, claiming).await.expect("it waits").unwrap();
+    assert!(claimed.is_empty(), "{claimed:?}");
 
     holding.commit().await.unwrap();
     assert_eq!(two.other.claim(after(60), LEASE, 8).await.unwrap().len(), 1);

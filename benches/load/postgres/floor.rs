@@ -6,13 +6,12 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use futures_util::{SinkExt as _, TryStreamExt as _};
 use tokio::task::JoinSet;
 use tokio_postgres::Client;
 
 use super::{connect, open, start};
-use crate::storage::fill;
+use crate::storage::{calls, introduce, keep};
 use crate::{Table, grouped};
 
 const FOR: Duration = Duration::from_secs(5);
@@ -23,11 +22,13 @@ const BATCH: usize = 256;
 /// Connections that write at the same time, as many as the store has for registrations.
 const WRITERS: usize = 3;
 
-/// How often each is measured, in turns.
-const ROUNDS: usize = 5;
+/// Registrations that are kept and then copied, before it is the other's turn again: as many as take
+/// less than a second, for a machine that others share is not always as fast.
+const SLICE: usize = 20_000;
 
-/// Registrations that the store keeps.
-const REGISTRATIONS: usize = 100_000;
+/// How often. The first time is not counted: it has the server make the files that it writes its log
+/// into.
+const SLICES: usize = 16;
 
 pub(crate) async fn measure(table: &mut Table) {
     let cluster = start();
@@ -46,37 +47,71 @@ pub(crate) async fn measure(table: &mut Table) {
         format!("floor: rows in PostgreSQL commits of {BATCH} over {WRITERS} connections"),
         format!("{}/s", grouped(bare)),
     );
-    // Who comes first has the server make the files that all others write their log into.
-    registrations(&cluster.create_database()).await;
-    let (mut copied, mut sent, mut kept) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..ROUNDS {
-        let url = cluster.create_database();
-        connect(&url).await.batch_execute("CHECKPOINT").await.unwrap();
-        kept.push(registrations(&url).await);
-        copied.push(again(&url, copy_within).await);
-        sent.push(again(&url, copy_in).await);
-    }
+
+    let slices = in_turns(&cluster.create_database()).await;
+    let rate = |took: fn(&Slice) -> Duration| {
+        let in_all: Duration = slices.iter().map(took).sum();
+        (SLICE * slices.len()) as f64 / in_all.as_secs_f64()
+    };
+    let (kept, sent) = (rate(|it| it.kept), rate(|it| it.sent));
     table.add(
-        format!("floor: rows of registrations copied within PostgreSQL, in commits of {BATCH}"),
-        of_rounds(&mut copied),
+        format!("floor: rows of registrations sent to PostgreSQL by COPY, in commits of {BATCH}"),
+        format!("{}/s", grouped(sent)),
     );
-    table.add(
-        format!("floor: the same rows sent to it by COPY, in commits of {BATCH}"),
-        of_rounds(&mut sent),
-    );
-    let kept_of_rounds = of_rounds(&mut kept);
-    let share = 100.0 * kept[ROUNDS / 2] / sent[ROUNDS / 2];
+    let share = |it: &Slice| 100.0 * it.sent.as_secs_f64() / it.kept.as_secs_f64();
+    let mut shares: Vec<f64> = slices.iter().map(share).collect();
+    shares.sort_unstable_by(f64::total_cmp);
     table.add(
         "registrations that the store keeps on PostgreSQL, in calls of 500",
-        format!("{kept_of_rounds}; {share:.0} % of what is sent"),
+        format!(
+            "{}/s, {:.0} % of that ({:.0} to {:.0} % in half of all slices)",
+            grouped(kept),
+            100.0 * kept / sent,
+            shares[shares.len() / 4],
+            shares[shares.len() * 3 / 4],
+        ),
     );
 }
 
-/// The middle one of the rounds, between the slowest and the quickest.
-fn of_rounds(rates: &mut [f64]) -> String {
-    rates.sort_unstable_by(f64::total_cmp);
-    let [slowest, middle, quickest] = [0, ROUNDS / 2, ROUNDS - 1].map(|it| grouped(rates[it]));
-    format!("{middle}/s ({slowest} to {quickest} in {ROUNDS} rounds)")
+/// How long it took to keep registrations, and to send the same rows.
+struct Slice {
+    kept: Duration,
+    sent: Duration,
+}
+
+/// Keeps registrations, and sends their rows into tables like the store's own, with the same indexes,
+/// where nobody has to check them; by turns, so that both grow alike.
+async fn in_turns(url: &str) -> Vec<Slice> {
+    let (store, client) = (open(url).await, connect(url).await);
+    introduce(&*store).await;
+    let make = "CREATE SCHEMA floor;
+        CREATE TABLE floor.operations (LIKE operations INCLUDING ALL);
+        CREATE TABLE floor.steps (LIKE steps INCLUDING ALL)";
+    client.batch_execute(make).await.unwrap();
+    let mut slices = Vec::with_capacity(SLICES);
+    for first in (0..SLICES * SLICE).step_by(SLICE) {
+        // They are there before the clock starts, as the rows are below.
+        let calls: Vec<_> = calls(first..first + SLICE).collect();
+        let began = Instant::now();
+        keep(&*store, calls).await;
+        let kept = began.elapsed();
+
+        let batches = Batches::new(Mutex::new(read(&client, first).await));
+        let (mut writing, mut writers) = (JoinSet::new(), Vec::new());
+        for _ in 0..WRITERS {
+            writers.push(connect(url).await);
+        }
+        let began = Instant::now();
+        for writer in writers {
+            writing.spawn(send(writer, Arc::clone(&batches)));
+        }
+        writing.join_all().await;
+        slices.push(Slice { kept, sent: began.elapsed() });
+    }
+    let sql = "SELECT count(*) FROM floor.operations JOIN floor.steps ON operation = number";
+    let count: i64 = client.query_one(sql, &[]).await.unwrap().get(0);
+    assert_eq!(usize::try_from(count).unwrap(), SLICES * SLICE);
+    slices.split_off(1)
 }
 
 /// How many rows a second get in by `sql`, which takes so many with each commit.
@@ -97,58 +132,20 @@ async fn rate(url: &str, writers: usize, sql: &str, rows: usize) -> f64 {
     (commits.load(Ordering::Relaxed) * rows) as f64 / began.elapsed().as_secs_f64()
 }
 
-/// How many registrations a second the store keeps.
-async fn registrations(url: &str) -> f64 {
-    let store = open(url).await;
-    let began = Instant::now();
-    fill(&*store, REGISTRATIONS).await;
-    REGISTRATIONS as f64 / began.elapsed().as_secs_f64()
-}
-
 /// Tables that a registration is a row of, and by which column it is found.
 const TABLES: [(&str, &str); 2] = [("operations", "number"), ("steps", "operation")];
 
-/// Registrations that are written with one commit.
-struct Batch {
-    above: i64,
-    up_to: i64,
-    /// Their rows in each of the tables, as COPY has them.
-    rows: [Bytes; 2],
-}
-
+/// What is written with one commit: the rows in each of the tables, as COPY has them.
+type Batch = [Bytes; 2];
 type Batches = Arc<Mutex<Vec<Batch>>>;
-type Writing = BoxFuture<'static, ()>;
 
-/// How many registrations a second get into tables like the store's own, with the same rows and the
-/// same indexes, where nobody has to check them.
-async fn again(url: &str, write: fn(Client, Batches) -> Writing) -> f64 {
-    let client = connect(url).await;
-    let make = "DROP SCHEMA IF EXISTS floor CASCADE;
-        CREATE SCHEMA floor;
-        CREATE TABLE floor.operations (LIKE operations INCLUDING ALL);
-        CREATE TABLE floor.steps (LIKE steps INCLUDING ALL)";
-    for sql in ["VACUUM ANALYZE", make, "CHECKPOINT"] {
-        client.batch_execute(sql).await.unwrap();
-    }
-    let batches = Batches::new(Mutex::new(read(&client).await));
-    let (began, mut writing) = (Instant::now(), JoinSet::new());
-    for _ in 0..WRITERS {
-        writing.spawn(write(connect(url).await, Arc::clone(&batches)));
-    }
-    writing.join_all().await;
-    let rate = REGISTRATIONS as f64 / began.elapsed().as_secs_f64();
-    let sql = "SELECT count(*) FROM floor.operations JOIN floor.steps ON operation = number";
-    let count: i64 = client.query_one(sql, &[]).await.unwrap().get(0);
-    assert_eq!(usize::try_from(count).unwrap(), REGISTRATIONS);
-    rate
-}
-
-async fn read(client: &Client) -> Vec<Batch> {
+/// The rows of a slice.
+async fn read(client: &Client, first: usize) -> Vec<Batch> {
     let mut batches = Vec::new();
-    for first in (0..REGISTRATIONS).step_by(BATCH) {
-        let [above, up_to] = [first, first + BATCH].map(|it| i64::try_from(it).unwrap());
-        let mut rows = [Bytes::new(), Bytes::new()];
-        for ((table, number), rows) in TABLES.iter().zip(&mut rows) {
+    for above in (first..first + SLICE).step_by(BATCH) {
+        let up_to = (above + BATCH).min(first + SLICE);
+        let mut batch = Batch::default();
+        for ((table, number), rows) in TABLES.iter().zip(&mut batch) {
             let sql = format!(
                 "COPY (SELECT * FROM {table} WHERE {number} > {above} AND {number} <= {up_to}) \
                 TO STDOUT (FORMAT binary)"
@@ -156,43 +153,21 @@ async fn read(client: &Client) -> Vec<Batch> {
             let copied = client.copy_out(&sql).await.unwrap();
             *rows = copied.try_collect::<Vec<Bytes>>().await.unwrap().concat().into();
         }
-        batches.push(Batch { above, up_to, rows });
+        batches.push(batch);
     }
     batches
 }
 
-fn next(batches: &Batches) -> Option<Batch> {
-    batches.lock().unwrap().pop()
-}
-
-fn copy_within(mut client: Client, batches: Batches) -> Writing {
-    Box::pin(async move {
-        while let Some(Batch { above, up_to, .. }) = next(&batches) {
-            let commit = client.transaction().await.unwrap();
-            for (table, number) in TABLES {
-                let overriding = if table == "operations" { "OVERRIDING SYSTEM VALUE" } else { "" };
-                let sql = format!(
-                    "INSERT INTO floor.{table} {overriding} \
-                    SELECT * FROM {table} WHERE {number} > {above} AND {number} <= {up_to}"
-                );
-                commit.batch_execute(&sql).await.unwrap();
-            }
-            commit.commit().await.unwrap();
+async fn send(mut client: Client, batches: Batches) {
+    let next = || batches.lock().unwrap().pop();
+    while let Some(batch) = next() {
+        let commit = client.transaction().await.unwrap();
+        for ((table, _), rows) in TABLES.iter().zip(batch) {
+            let sql = format!("COPY floor.{table} FROM STDIN (FORMAT binary)");
+            let mut sink = pin!(commit.copy_in(&sql).await.unwrap());
+            sink.send(rows).await.unwrap();
+            sink.close().await.unwrap();
         }
-    })
-}
-
-fn copy_in(mut client: Client, batches: Batches) -> Writing {
-    Box::pin(async move {
-        while let Some(Batch { rows, .. }) = next(&batches) {
-            let commit = client.transaction().await.unwrap();
-            for ((table, _), rows) in TABLES.iter().zip(rows) {
-                let sql = format!("COPY floor.{table} FROM STDIN (FORMAT binary)");
-                let mut sink = pin!(commit.copy_in(&sql).await.unwrap());
-                sink.send(rows).await.unwrap();
-                sink.close().await.unwrap();
-            }
-            commit.commit().await.unwrap();
-        }
-    })
+        commit.commit().await.unwrap();
+    }
 }

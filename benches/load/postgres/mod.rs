@@ -1,7 +1,7 @@
 //! Bridges on one PostgreSQL, beside what that PostgreSQL itself does at the most.
 //!
 //! The server is a throw-away of `tests/postgres`, with its own settings as they come but for those
-//! in [`SETTINGS`], and waits for the disk at every commit.
+//! in [`start`], and waits for the disk at every commit.
 
 mod floor;
 mod growth;
@@ -22,11 +22,15 @@ pub(crate) use self::growth::measure as growth;
 pub(crate) use self::replicas::measure as replicas;
 use crate::cluster::Cluster;
 
-/// What anybody sets who gives PostgreSQL a machine of a few GiB.
-const SETTINGS: &[&str] = &["fsync=on", "shared_buffers=1GB", "max_wal_size=4GB"];
-
+/// With a quarter of the machine's memory for pages, as the manual has it
+/// (<https://www.postgresql.org/docs/15/runtime-config-resource.html>), and no checkpoint while it is
+/// measured, but where that asks for one.
 fn start() -> Cluster {
-    Cluster::start_with(SETTINGS)
+    let memory = std::fs::read_to_string("/proc/meminfo").unwrap();
+    let total = memory.lines().find_map(|line| line.strip_prefix("MemTotal:")).unwrap();
+    let kib: u64 = total.trim().trim_end_matches(" kB").parse().unwrap();
+    let buffers = format!("shared_buffers={}MB", kib / 1_024 / 4);
+    Cluster::start_with(&["fsync=on", &buffers, "max_wal_size=16GB", "checkpoint_timeout=1h"])
 }
 
 async fn open(url: &str) -> Arc<PostgresStore> {

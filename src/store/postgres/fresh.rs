@@ -119,8 +119,10 @@ async fn copy_operations(
     fresh: &[Fresh<'_>],
 ) -> Result<Option<HashMap<OperationId, i64>>, StoreError> {
     let doing = "copying operations";
-    let sql = "SELECT nextval(pg_get_serial_sequence('operations', 'number')) AS number \
-        FROM generate_series(1, $1::bigint)";
+    // The sequence is looked for once: without the inner parentheses it would be for each number, which
+    // takes longer than to draw it.
+    let sql = "SELECT nextval((SELECT pg_get_serial_sequence('operations', 'number')::regclass)) \
+        AS number FROM generate_series(1, $1::bigint)";
     let count = i64::try_from(fresh.len()).unwrap_or(i64::MAX);
     let params: [&(dyn ToSql + Sync); 1] = [&count];
     let (numbers, ()) = tokio::try_join!(rows(transaction, doing, sql, &params), async {

@@ -254,8 +254,8 @@ impl Store for PostgresStore {
             Box::pin(async move {
                 // By itself, for what it asks is to be answered at once.
                 time.check(transaction).await?;
-                plan_by_keys(transaction).await?;
-                steps::claim(transaction, &vault, &policy, now, lease, hands).await
+                let claiming = steps::claim(transaction, &vault, &policy, now, lease, hands);
+                Ok(tokio::try_join!(plan_by_keys(transaction), claiming)?.1)
             })
         });
         self.database.transaction(claim).await

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use deadpool_postgres::Transaction;
+use jiff::Timestamp;
 
 use super::connect::Database;
 use super::error::{Context as _, Overtaken};
@@ -57,8 +58,13 @@ pub(super) async fn make_lanes(
     policy: &lane::Policy,
     registrations: &[Prepared],
 ) -> Result<(), StoreError> {
-    let names: BTreeSet<&LaneName> = registrations.iter().map(|it| &it.lane).collect();
-    schedule::make_lanes(database, policy, &names).await
+    let mut first_due: BTreeMap<&LaneName, Option<Timestamp>> = BTreeMap::new();
+    for Prepared { lane, registration, .. } in registrations {
+        let due = registration.operation.agenda().step_at;
+        let first = first_due.entry(lane).or_insert(due);
+        *first = [*first, due].into_iter().flatten().min();
+    }
+    schedule::make_lanes(database, policy, &first_due).await
 }
 
 /// Keeps registrations, and answers for each in order.

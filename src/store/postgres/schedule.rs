@@ -3,17 +3,18 @@
 use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_postgres::Transaction;
 use jiff::Timestamp;
 use tokio_postgres::types::ToSql;
 
-use super::connect::Database;
+use super::connect::{Database, work};
 use super::error::{Context as _, Overtaken};
 use super::fresh::{FOR_A_COPY, copy_into};
 use super::row::Columns;
-use super::rows;
+use super::{plan_by_keys, rows};
 use crate::lane::{self, Lane, LaneName, Report, share};
 use crate::operation::{Agenda, after};
 use crate::store::StoreError;
@@ -84,45 +85,68 @@ pub(super) async fn lanes<N: Borrow<LaneName> + Ord>(
     if missing.is_empty() {
         return Ok(found);
     }
-    let (texts, allowances, failures) = new_lanes(policy, missing.iter().copied());
-    rows(transaction, MAKING, MAKE, &[&texts, &allowances, &failures]).await?;
+    // Whoever plans on them tells them when they are ready.
+    NewLanes::of(policy, missing.iter().map(|name| (*name, None))).make(transaction).await?;
     found.extend(numbers(transaction, missing.into_iter()).await?);
     Ok(found)
 }
 
-/// Makes those lanes that are not there yet, for everybody to see at once.
+/// Makes those lanes that are not there yet, for everybody to see at once, each ready for the first
+/// step that is to be planned on it. What is planned in the end may be nothing, or later: a claim that
+/// finds nothing sets it right. But for most of them it need not be written again by [`announce`].
 pub(super) async fn make_lanes(
     database: &Database,
     policy: &lane::Policy,
-    names: &BTreeSet<&LaneName>,
+    first_due: &BTreeMap<&LaneName, Option<Timestamp>>,
 ) -> Result<(), StoreError> {
-    let (texts, allowances, failures) = new_lanes(policy, names.iter().copied());
-    database.query(MAKING, MAKE, &[&texts, &allowances, &failures]).await.map(drop)
+    let new = Arc::new(NewLanes::of(policy, first_due.iter().map(|(name, at)| (*name, *at))));
+    let make = work(move |transaction| {
+        let new = Arc::clone(&new);
+        Box::pin(async move {
+            tokio::try_join!(plan_by_keys(transaction), new.make(transaction)).map(drop)
+        })
+    });
+    database.transaction(make).await
 }
 
-const MAKING: &str = "making lanes";
-
-/// In the order in which they come, which is that of their names, as everybody makes them. Leaves
-/// alone what is there, for an attempt to insert it costs a number.
-const MAKE: &str = "INSERT INTO lanes (name, allowance, failures, slots, served_at) \
-    SELECT name, allowance, failures, '', 0 \
-    FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS fresh (name, allowance, failures) \
-    WHERE NOT EXISTS (SELECT 1 FROM lanes WHERE lanes.name = fresh.name) \
-    ON CONFLICT (name) DO NOTHING";
-
 /// The columns of lanes to be made.
-fn new_lanes<'a>(
-    policy: &lane::Policy,
-    names: impl Iterator<Item = &'a LaneName>,
-) -> (Vec<String>, Vec<i64>, Vec<i64>) {
-    let (mut texts, mut allowances, mut failures) = (Vec::new(), Vec::new(), Vec::new());
-    for name in names {
-        let lane = Lane::new(name.kind, policy);
-        texts.push(name.to_string());
-        allowances.push(i64::from(lane.allowance));
-        failures.push(i64::from(lane.failures));
+#[derive(Default)]
+struct NewLanes {
+    names: Vec<String>,
+    allowances: Vec<i64>,
+    failures: Vec<i64>,
+    ready: Vec<Option<i64>>,
+}
+
+impl NewLanes {
+    fn of<'a>(
+        policy: &lane::Policy,
+        lanes: impl Iterator<Item = (&'a LaneName, Option<Timestamp>)>,
+    ) -> Self {
+        let mut new = Self::default();
+        for (name, ready_at) in lanes {
+            let lane = Lane::new(name.kind, policy);
+            new.names.push(name.to_string());
+            new.allowances.push(i64::from(lane.allowance));
+            new.failures.push(i64::from(lane.failures));
+            new.ready.push(millis(ready_at));
+        }
+        new
     }
-    (texts, allowances, failures)
+
+    /// In the order in which they come, which is that of their names, as everybody makes them. Leaves
+    /// alone what is there, for an attempt to insert it costs a number.
+    async fn make(&self, transaction: &Transaction<'_>) -> Result<(), StoreError> {
+        let sql = "INSERT INTO lanes (name, allowance, failures, slots, served_at, ready_at) \
+            SELECT name, allowance, failures, '', 0, ready_at \
+            FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[]) \
+            AS fresh (name, allowance, failures, ready_at) \
+            WHERE NOT EXISTS (SELECT 1 FROM lanes WHERE lanes.name = fresh.name) \
+            ON CONFLICT (name) DO NOTHING";
+        let params: [&(dyn ToSql + Sync); 4] =
+            [&self.names, &self.allowances, &self.failures, &self.ready];
+        rows(transaction, "making lanes", sql, &params).await.map(drop)
+    }
 }
 
 async fn numbers<'a>(
@@ -244,23 +268,27 @@ pub(super) async fn announce(
     }
     for (number, steps) in settled {
         // A lane that is gone has nothing that counts.
-        let Some(stored) = locked.get_mut(number) else { continue };
+        let Some(Locked { stored, .. }) = locked.get_mut(number) else { continue };
         for Settled { token, report, at } in steps {
             stored.lane.settle(policy, *token, *report, *at);
         }
     }
     let told = |number: &i64| settled.contains_key(number);
-    save(transaction, locked.iter().filter(|(number, _)| told(number))).await?;
+    let changed = locked.iter().filter(|(number, _)| told(number));
+    save(transaction, changed.map(|(number, it)| (number, &it.stored))).await?;
 
-    first_due.retain(|number, _| !told(number));
+    // Too early does no harm, as a claim that finds nothing sets it right; too late would starve.
+    let is_late = |lane: &i64, due: Timestamp| {
+        let ready_at = locked.get(lane).and_then(|it| it.ready_at);
+        ready_at.is_none_or(|ready_at| due < ready_at)
+    };
+    first_due.retain(|lane, due| !told(lane) && is_late(lane, *due));
     if !first_due.is_empty() {
         let lanes: Vec<i64> = first_due.keys().copied().collect();
         let due: Vec<i64> = first_due.values().map(|at| at.as_millisecond()).collect();
-        // Too early does no harm, as a claim that finds nothing sets it right; too late would starve.
         let sql = "UPDATE lanes SET ready_at = planned.due_at \
             FROM unnest($1::bigint[], $2::bigint[]) AS planned (lane, due_at) \
-            WHERE lanes.lane = planned.lane \
-            AND (lanes.ready_at IS NULL OR lanes.ready_at > planned.due_at)";
+            WHERE lanes.lane = planned.lane";
         rows(transaction, "announcing steps", sql, &[&lanes, &due]).await?;
     }
     Ok(())
@@ -275,8 +303,8 @@ pub(super) async fn hand_out(
     hands: usize,
 ) -> Result<Vec<HandedOut>, StoreError> {
     let until = after(now, lease);
-    let sql = "SELECT operation, callback FROM steps WHERE lapse_at <= $1 \
-        ORDER BY lapse_at, operation, callback LIMIT $2";
+    let sql =
+        "SELECT operation, callback FROM steps WHERE lapse_at <= $1 ORDER BY lapse_at LIMIT $2";
     let (at, most) = (now.as_millisecond(), count(hands.div_ceil(2)));
     let params: [&(dyn ToSql + Sync); 2] = [&at, &most];
     // The first lanes are looked for at the same time; what lapses takes hands from the last of them.
@@ -333,45 +361,48 @@ const LOOKING: &str = "looking for lanes that are ready";
 
 /// Those of these lanes that are ready, locked.
 ///
-/// Waits for the first, if `may_wait`, and passes over others that somebody holds. Whoever waits
-/// holds no lane yet, or two claims could wait for each other.
+/// Passes over those that somebody holds. Where that leaves none, it waits for the first, if `may_wait`:
+/// whoever waits holds no lane, or two claims could wait for each other.
 async fn ready(
     transaction: &Transaction<'_>,
     now: Timestamp,
     numbers: &[i64],
     may_wait: bool,
 ) -> Result<Vec<(i64, StoredLane)>, StoreError> {
-    if numbers.is_empty() {
-        return Ok(Vec::new());
-    }
+    let Some(first) = numbers.first() else { return Ok(Vec::new()) };
     let now = now.as_millisecond();
-    let mut locked = HashMap::new();
-    if let (Some(first), true) = (numbers.first(), may_wait) {
-        // Somebody else may have served it while we waited.
-        if let Some(row) = wait_for(transaction, *first, now).await? {
-            locked.insert(*first, Columns { table: "lanes", row: &row }.lane()?);
-        }
-    }
-    let sql = format!("{LANE} WHERE lane = ANY($1) AND ready_at <= $2 FOR UPDATE SKIP LOCKED");
-    for row in rows(transaction, LOOKING, &sql, &[&numbers, &now]).await? {
-        let columns = Columns { table: "lanes", row: &row };
-        locked.insert(columns.get("lane")?, columns.lane()?);
+    let mut locked = free(transaction, now, numbers).await?;
+    if locked.is_empty() && may_wait {
+        let waited = wait_for(transaction, *first, now).await?;
+        // Whoever held the first may have held them all.
+        locked = free(transaction, now, numbers).await?;
+        locked.extend(waited.map(|stored| (*first, stored)));
     }
     Ok(numbers.iter().filter_map(|it| Some((*it, locked.remove(it)?))).collect())
 }
 
-/// Locks a lane if it is ready, and waits a little for whoever holds it.
+/// Those of these lanes that are ready and that nobody else holds, locked.
+async fn free(
+    transaction: &Transaction<'_>,
+    now: i64,
+    numbers: &[i64],
+) -> Result<HashMap<i64, StoredLane>, StoreError> {
+    let sql = format!("{LANE} WHERE lane = ANY($1) AND ready_at <= $2 FOR UPDATE SKIP LOCKED");
+    let read = |row| {
+        let columns = Columns { table: "lanes", row };
+        Ok((columns.get("lane")?, columns.lane()?))
+    };
+    rows(transaction, LOOKING, &sql, &[&numbers, &now]).await?.iter().map(read).collect()
+}
+
+/// Locks a lane if it is ready, and waits a little for whoever holds it, who may have served it by then.
 async fn wait_for(
     transaction: &Transaction<'_>,
     lane: i64,
     now: i64,
-) -> Result<Option<tokio_postgres::Row>, StoreError> {
+) -> Result<Option<StoredLane>, StoreError> {
     let doing = "waiting for a lane";
     let ready = format!("{LANE} WHERE lane = $1 AND ready_at <= $2 FOR UPDATE");
-    let free = format!("{ready} SKIP LOCKED");
-    if let Some(row) = rows(transaction, doing, &free, &[&lane, &now]).await?.pop() {
-        return Ok(Some(row));
-    }
     // Longer than anybody holds a lane who is not in trouble. Of one that is, the time ends with the
     // server's patience for transactions that stand still, during which all other lanes go on.
     let patient = format!("SAVEPOINT waiting; SET LOCAL lock_timeout = {LANE_PATIENCE_MS}");
@@ -380,10 +411,11 @@ async fn wait_for(
     let end = match &waited {
         Ok(_) => "SET LOCAL lock_timeout TO DEFAULT",
         Err(StoreError::Locked(_)) => "ROLLBACK TO waiting",
-        Err(_) => return waited.map(|mut found| found.pop()),
+        Err(_) => return waited.map(|_| None),
     };
     transaction.batch_execute(end).await.context(doing)?;
-    Ok(waited.ok().and_then(|mut found| found.pop()))
+    let found = waited.unwrap_or_default();
+    found.first().map(|row| Columns { table: "lanes", row }.lane()).transpose()
 }
 
 /// Hands out due steps of these lanes, to each its share of the hands as far as it has room.
@@ -471,15 +503,22 @@ async fn take(
     Ok(chosen.iter().filter(|(key, _)| taken.contains(key)).copied().collect())
 }
 
+/// A lane that nobody else changes before the end of the transaction.
+struct Locked {
+    stored: StoredLane,
+    ready_at: Option<Timestamp>,
+}
+
 /// Locks lanes in the order of their numbers. What is gone is left out.
 async fn lock(
     transaction: &Transaction<'_>,
     numbers: Vec<i64>,
-) -> Result<BTreeMap<i64, StoredLane>, StoreError> {
+) -> Result<BTreeMap<i64, Locked>, StoreError> {
     let sql = format!("{LANE} WHERE lane = ANY($1) ORDER BY lane FOR UPDATE");
     let read = |row| {
         let columns = Columns { table: "lanes", row };
-        Ok((columns.get("lane")?, columns.lane()?))
+        let ready_at = columns.time_or_null("ready_at")?;
+        Ok((columns.get("lane")?, Locked { stored: columns.lane()?, ready_at }))
     };
     rows(transaction, "locking lanes", &sql, &[&numbers]).await?.iter().map(read).collect()
 }

@@ -8,7 +8,7 @@ use engagement_bridge::graph::{Credential, Proof};
 use engagement_bridge::lane::Report;
 use engagement_bridge::operation::{Answer, OperationId, State};
 use engagement_bridge::store::{
-    Amended, Amendment, Change, Claimed, Commit, Committed, Step, Work,
+    Amended, Amendment, Change, Claimed, Commit, Committed, Registered, Registration, Step, Work,
 };
 use secrecy::ExposeSecret;
 
@@ -17,6 +17,7 @@ use crate::support::{NOON, after, caller, connection, registration, seconds, tok
 
 laws![
     nothing_is_claimed_before_it_is_due,
+    a_registration_that_is_refused_leaves_nothing_to_claim,
     a_claimed_step_is_nobody_elses_until_the_lease_ends,
     a_commit_without_the_newest_token_changes_nothing,
     a_step_handed_back_is_due_again,
@@ -46,7 +47,7 @@ fn steps(claimed: &[Claimed]) -> BTreeSet<Step> {
 }
 
 /// A registration on a lane of its own.
-fn on_lane(n: u32, lane: &str) -> engagement_bridge::store::Registration {
+fn on_lane(n: u32, lane: &str) -> Registration {
     let mut registration = registration(n);
     registration.credential = token(lane, after(100_000));
     registration
@@ -60,6 +61,19 @@ async fn nothing_is_claimed_before_it_is_due(bench: &Bench) {
     let early = due - MOMENT;
     assert!(bench.claim_at(early, 10).await.is_empty());
     assert_eq!(bench.claim_at(due, 10).await.len(), 1);
+}
+
+async fn a_registration_that_is_refused_leaves_nothing_to_claim(bench: &Bench) {
+    // On a lane that nobody else has: one that was there would not be made for it.
+    let refused = Registration { live_limit: 0, ..on_lane(1, "alone") };
+    let due = refused.operation.agenda().step_at.unwrap();
+    assert!(matches!(bench.register_one(refused).await, Registered::LimitReached));
+    assert!(bench.claim_at(due, 10).await.is_empty());
+    assert_eq!(bench.next_due().await.unwrap(), None);
+    // What then comes to that lane is found.
+    bench.keep([on_lane(2, "alone")]).await;
+    assert!(bench.claim_at(due - MOMENT, 10).await.is_empty());
+    assert_eq!(bench.claim_at(due + Duration::from_secs(1), 10).await.len(), 1);
 }
 
 async fn a_claimed_step_is_nobody_elses_until_the_lease_ends(bench: &Bench) {

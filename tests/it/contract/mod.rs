@@ -69,7 +69,12 @@ impl Bench {
     }
 
     pub(crate) async fn postgres() -> Self {
-        let address: Address = support::postgres::database().parse().unwrap();
+        Self::postgres_at(&support::postgres::database()).await
+    }
+
+    /// On an empty database of PostgreSQL.
+    pub(crate) async fn postgres_at(url: &str) -> Self {
+        let address: Address = url.parse().unwrap();
         let tls = engagement_bridge::tls::client_config(None).unwrap();
         let vault = Vault::new(&MasterKey::generate().unwrap());
         let (names, lanes) = (Arc::new(NoNames), lane::Policy::default());

@@ -187,6 +187,11 @@ impl Cluster {
         self.pid
     }
 
+    /// What it has logged so far.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.directory.join("log")).unwrap()
+    }
+
     /// Ends sessions, writes everything to disk, and stops.
     pub(crate) fn stop(&mut self) {
         self.supervisor.order("stop", "stopped");
