@@ -283,8 +283,22 @@ impl NewConnection {
     }
 }
 
-/// Has every operation that is blocked on this connection watched again, within its lane.
-async fn wake_blocked(api: &Api, caller: &CallerName, name: &str) -> Result<(), Problem> {
+/// Has every operation that is blocked on this connection watched again, those of callers included who
+/// it is shared with.
+async fn wake_all_blocked(api: &Api, caller: &CallerName, name: &str) -> Result<(), Problem> {
+    wake_blocked(api, caller, name).await?;
+    for share in api.directory.shares(caller, name).await? {
+        wake_blocked(api, &share.with, &share.name).await?;
+    }
+    Ok(())
+}
+
+/// Has every operation of this caller that is blocked on this connection watched again, within its lane.
+pub(super) async fn wake_blocked(
+    api: &Api,
+    caller: &CallerName,
+    name: &str,
+) -> Result<(), Problem> {
     let (caller, connection) = (caller.clone(), name.to_owned());
     let asked_at = api.clock.now();
     api.store.ask_waking(Waking { caller, connection, asked_at }).await?;

@@ -13,6 +13,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::access::CallerSeat;
+use super::connections::wake_blocked;
 use super::problem::{Kind, Problem};
 use super::{Api, Pacer};
 use crate::graph::{Connection, NotExchanged, OnBehalfOf};
@@ -70,8 +71,9 @@ impl Exchanges {
     }
 }
 
-/// A connection for the user who sits in `seat`, kept before this returns. An exchange of before stands
-/// for another one, unless it is to be `anew`, as where what came of it does not work any more.
+/// A connection for the user who sits in `seat`, kept before this returns; what was blocked until the user
+/// signs in again is watched again. An exchange of before stands for another one, unless it is to be
+/// `anew`, as where what came of it does not work any more.
 pub(super) async fn connection(
     api: &Api,
     seat: &CallerSeat,
@@ -103,6 +105,7 @@ pub(super) async fn connection(
     if !api.store.keep_user(&seat.name, &connection).await? {
         return Err(Problem::new(Kind::Unauthenticated));
     }
+    wake_blocked(api, &seat.name, &connection.name).await?;
     exchanges.remember(key, &connection);
     Ok(connection)
 }

@@ -236,7 +236,10 @@ impl HttpGraph {
             (reading.answer, &inquiry.credential)
         {
             // On 403 as well: a permission granted since is only in a token that is made since.
-            let identity = Identity::of(connection, &self.scope);
+            let identity = match connection.user() {
+                Some(_) => Identity::of(connection, &self.user_scope()),
+                None => Identity::of(connection, &self.scope),
+            };
             self.tokens.forget(&identity, token, self.clock.now());
         }
         reading

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use engagement_bridge::clock::SystemClock;
 use engagement_bridge::sandbox::{Grants, Options, Sandbox, SignInToken};
-use reqwest::StatusCode;
+use reqwest::{Method, StatusCode};
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 
@@ -91,6 +91,8 @@ async fn an_operation_is_tracked_in_the_name_of_the_user_who_signed_in() {
     let credential = format!("{path}/credential");
     assert_eq!(world.shop.put(&credential, &proof).await.status, StatusCode::NOT_FOUND);
     assert_eq!(world.shop.delete(&path).await.status, StatusCode::NOT_FOUND);
+    let tried_out = world.shop.send(Method::POST, &format!("{path}/test"), None).await;
+    assert_eq!(tried_out.status, StatusCode::NOT_FOUND);
     assert_eq!(world.stored().iter().filter(|row| row.contains("onBehalfOf")).count(), 1);
     world.end().await;
 }
@@ -146,6 +148,42 @@ async fn a_users_operation_outlives_its_tokens_and_the_keys_that_signed_the_user
     let tokens: BTreeSet<_> = polls.iter().map(|poll| poll.token_digest.clone()).collect();
     assert!(3 < tokens.len(), "each token expired and was renewed: {}", tokens.len());
     assert_ne!(kept_sign_in(&world), at_first);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_signs_in_anew_repairs_all_that_a_policy_has_blocked() {
+    let options =
+        Options { speed: SPEED, token_life: Duration::from_secs(1), ..Options::default() };
+    let sandbox = Sandbox::start(options, Arc::new(SystemClock)).await.unwrap();
+    let secret = "the secret of the api";
+    let (world, alice) = world_at(sandbox, "--sign-in-client-secret-file", secret, scopes()).await;
+    let long = json!({ "stages": [
+        { "fromMs": 0, "answer": { "status": "running" } },
+        { "fromMs": 1_200_000, "answer": { "status": "succeeded" } },
+    ] });
+    for _ in 0..3 {
+        let answer = alice.post("/v1/operations", &on_behalf(&world, &world.start(&long))).await;
+        assert_eq!(answer.status, StatusCode::ACCEPTED, "{}", answer.text);
+    }
+    // Her tokens are not renewed from now on, until she has signed in again.
+    let refusals = vec![json!({"http": 400, "error": "interaction_required"}); 3];
+    world.sandbox.script_tokens(serde_json::from_value(json!(refusals)).unwrap());
+    for _ in 0..3 {
+        let told = world.receiver.next().await;
+        assert_eq!(told.about(), "credentialNeeded");
+        assert_eq!(told.json()["tracking"]["reason"], "grantRefused");
+    }
+    let anew = signed_in(&world, scopes());
+    let registration = on_behalf(&world, &world.start(&long));
+    let registering = async {
+        // As often as Entra still refuses her, which is not known: some refusals went to renewals.
+        while anew.post("/v1/operations", &registration).await.status != StatusCode::ACCEPTED {}
+    };
+    tokio::time::timeout(PATIENCE, registering).await.expect("she may come in again");
+    for _ in 0..4 {
+        assert_eq!(world.receiver.next().await.about(), "succeeded");
+    }
     world.end().await;
 }
 

@@ -5,11 +5,12 @@ use axum::extract::State;
 use serde::Serialize;
 use utoipa::{IntoResponses, ToSchema};
 
+use super::{is_anybodys, wake_all_blocked};
 use crate::api::Api;
 use crate::api::access::{Caller, Manage, Operator};
 use crate::api::body::{Segment, Segments};
 use crate::api::problem::{Kind, Problem, ProblemBody, Responses, documented};
-use crate::graph::{Connection, Examination, GraphSaid, TooSoon};
+use crate::graph::{Connection, Examination, Finding, GraphSaid, TooSoon};
 use crate::store::CallerName;
 
 /// What a test of a connection found out.
@@ -138,6 +139,7 @@ async fn try_out(
     caller: &CallerName,
     name: &str,
 ) -> Result<Json<ExaminationView>, Problem> {
+    is_anybodys(name)?;
     let connection = api.directory.connection(caller, Some(name)).await?;
     let connection = connection.ok_or_else(|| Problem::new(Kind::NotFound))?;
     let examined = examined(api, &connection).await.map_err(|TooSoon { wait }| {
@@ -150,6 +152,10 @@ async fn try_out(
     tracing::info!(
         caller = %caller, connection = name, finding, "tried out connection {name} of {caller}"
     );
+    if matches!(examined.finding, Finding::Works) {
+        // It may have been repaired where we do not see it, as by consent or a permission.
+        wake_all_blocked(api, caller, name).await?;
+    }
     Ok(Json(examined.into()))
 }
 

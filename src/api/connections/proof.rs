@@ -8,7 +8,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{is_anybodys, wake_blocked};
+use super::{is_anybodys, wake_all_blocked};
 use crate::api::access::{Caller, Manage, Operator};
 use crate::api::body::{self, Segment, Segments};
 use crate::api::problem::{Kind, Problem, ProblemBody};
@@ -205,10 +205,7 @@ async fn put(
         }
         return Err(Problem::new(Kind::NotFound));
     }
-    wake_blocked(api, caller, name).await?;
-    for share in api.directory.shares(caller, name).await? {
-        wake_blocked(api, &share.with, &share.name).await?;
-    }
+    wake_all_blocked(api, caller, name).await?;
     tracing::info!(
         caller = %caller, connection = name, kind = proof.kind().as_str(),
         "replaced the proof of connection {name} of {caller}"

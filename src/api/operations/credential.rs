@@ -64,18 +64,20 @@ pub(in crate::api) async fn renew(
     let mut errors = Vec::new();
     let hands_in = request.access_token.is_some() || request.expires_in.is_some();
     let token = token(request.access_token, request.expires_in, api.clock.now(), &mut errors);
-    let credential = match (hands_in, request.connection) {
-        (false, None) if request.on_behalf_of == Some(true) => {
+    let on_behalf = request.on_behalf_of == Some(true);
+    let credential = match (hands_in, request.connection, on_behalf) {
+        (false, None, true) => {
             Some(Credential::Connection(on_behalf_of::connection(&api, &seat, true).await?))
         }
-        (true, None) => token.map(Credential::Token),
-        (false, Some(name)) => {
+        (true, None, false) => token.map(Credential::Token),
+        (false, Some(name), false) => {
             let found = api.directory.connection(&caller, Some(&name)).await?;
             let found = found.filter(|it| it.user().is_none());
             Some(Credential::Connection(found.ok_or_else(unknown)?))
         }
-        (both, _) => {
-            let code = if both { "unexpected" } else { "missing" };
+        (_, connection, _) => {
+            let none = !hands_in && connection.is_none() && !on_behalf;
+            let code = if none { "missing" } else { "unexpected" };
             let detail = "give one of `connection`, `accessToken` and `onBehalfOf`";
             errors.push(FieldError::new("connection", code, detail));
             None

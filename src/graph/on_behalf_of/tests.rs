@@ -90,6 +90,31 @@ async fn refused(answer: impl Fn() -> Response + Clone + Send + Sync + 'static) 
 }
 
 #[tokio::test]
+async fn a_token_of_the_users_that_graph_refuses_makes_way_for_another() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let server = StandIn::start(move |request| {
+        if request.wants_a_token() {
+            let n = asked.fetch_add(1, Ordering::SeqCst);
+            return granted(&format!("access-{n}"), Some("refresh"));
+        }
+        match request.header("authorization") {
+            Some("Bearer access-0") => StatusCode::UNAUTHORIZED.into_response(),
+            _ => r#"{"id":"a-b_c","status":"running"}"#.into_response(),
+        }
+    })
+    .await;
+    let clock = Arc::<SetClock>::default();
+    let graph = graph(&server, &clock, true);
+    let connection = exchanged(&graph).await.unwrap();
+    let poll = graph.poll(inquiry(&connection, clock.now())).await;
+    assert!(matches!(poll.event, Event::Polled(Answer::CredentialRefused { .. })), "{poll:?}");
+    clock.advance(Duration::from_secs(31));
+    let poll = graph.poll(inquiry(&connection, clock.now())).await;
+    assert_eq!(poll.event, STILL_RUNNING);
+    assert_eq!(server.token_requests().len(), 2);
+}
+
+#[tokio::test]
 async fn what_came_of_an_exchange_serves_polls_at_once_and_is_renewed_by_what_came_with_it() {
     let (server, clock) = (granting().await, Arc::<SetClock>::default());
     let graph = graph(&server, &clock, true);

@@ -467,6 +467,9 @@ impl Store for PostgresStore {
 /// It is what they are written for. Left to itself, the server plans some of them each time, which
 /// takes as long as they do, and others for tables that were empty when the connection was new: until
 /// it next looks at those, minutes later, it reads all of their rows.
+///
+/// Beside other statements in a `try_join!` it comes first: what is polled first is sent first, and the
+/// server takes it in turn.
 async fn plan_by_keys(transaction: &Transaction<'_>) -> Result<(), StoreError> {
     let sql = "SET LOCAL plan_cache_mode = force_generic_plan; \
         SET LOCAL enable_seqscan = off";

@@ -134,15 +134,15 @@ impl NewLanes {
         new
     }
 
-    /// In the order in which they come, which is that of their names, as everybody makes them. Leaves
-    /// alone what is there, for an attempt to insert it costs a number.
+    /// In the order of their names, as everybody makes them. Leaves alone what is there, for an attempt
+    /// to insert it costs a number.
     async fn make(&self, transaction: &Transaction<'_>) -> Result<(), StoreError> {
         let sql = "INSERT INTO lanes (name, allowance, failures, slots, served_at, ready_at) \
             SELECT name, allowance, failures, '', 0, ready_at \
             FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[]) \
             AS fresh (name, allowance, failures, ready_at) \
             WHERE NOT EXISTS (SELECT 1 FROM lanes WHERE lanes.name = fresh.name) \
-            ON CONFLICT (name) DO NOTHING";
+            ORDER BY fresh.name COLLATE \"C\" ON CONFLICT (name) DO NOTHING";
         let params: [&(dyn ToSql + Sync); 4] =
             [&self.names, &self.allowances, &self.failures, &self.ready];
         rows(transaction, "making lanes", sql, &params).await.map(drop)
@@ -330,7 +330,9 @@ pub(super) async fn hand_out(
         }
         let before = handed_out.len();
         serve(transaction, policy, ready, (now, until), hands, &mut handed_out).await?;
-        if handed_out.len() == before {
+        // Lanes that were made for registrations that came to nothing stand before others once.
+        let may_be_more = candidates.len() == lanes;
+        if handed_out.len() == before && !may_be_more {
             break;
         }
     }
@@ -361,48 +363,45 @@ const LOOKING: &str = "looking for lanes that are ready";
 
 /// Those of these lanes that are ready, locked.
 ///
-/// Passes over those that somebody holds. Where that leaves none, it waits for the first, if `may_wait`:
-/// whoever waits holds no lane, or two claims could wait for each other.
+/// Waits for the first, if `may_wait`, and passes over others that somebody holds. Whoever waits
+/// holds no lane yet, or two claims could wait for each other.
 async fn ready(
     transaction: &Transaction<'_>,
     now: Timestamp,
     numbers: &[i64],
     may_wait: bool,
 ) -> Result<Vec<(i64, StoredLane)>, StoreError> {
-    let Some(first) = numbers.first() else { return Ok(Vec::new()) };
+    if numbers.is_empty() {
+        return Ok(Vec::new());
+    }
     let now = now.as_millisecond();
-    let mut locked = free(transaction, now, numbers).await?;
-    if locked.is_empty() && may_wait {
-        let waited = wait_for(transaction, *first, now).await?;
-        // Whoever held the first may have held them all.
-        locked = free(transaction, now, numbers).await?;
-        locked.extend(waited.map(|stored| (*first, stored)));
+    let mut locked = HashMap::new();
+    if let (Some(first), true) = (numbers.first(), may_wait) {
+        // Somebody else may have served it while we waited.
+        if let Some(row) = wait_for(transaction, *first, now).await? {
+            locked.insert(*first, Columns { table: "lanes", row: &row }.lane()?);
+        }
+    }
+    let sql = format!("{LANE} WHERE lane = ANY($1) AND ready_at <= $2 FOR UPDATE SKIP LOCKED");
+    for row in rows(transaction, LOOKING, &sql, &[&numbers, &now]).await? {
+        let columns = Columns { table: "lanes", row: &row };
+        locked.insert(columns.get("lane")?, columns.lane()?);
     }
     Ok(numbers.iter().filter_map(|it| Some((*it, locked.remove(it)?))).collect())
 }
 
-/// Those of these lanes that are ready and that nobody else holds, locked.
-async fn free(
-    transaction: &Transaction<'_>,
-    now: i64,
-    numbers: &[i64],
-) -> Result<HashMap<i64, StoredLane>, StoreError> {
-    let sql = format!("{LANE} WHERE lane = ANY($1) AND ready_at <= $2 FOR UPDATE SKIP LOCKED");
-    let read = |row| {
-        let columns = Columns { table: "lanes", row };
-        Ok((columns.get("lane")?, columns.lane()?))
-    };
-    rows(transaction, LOOKING, &sql, &[&numbers, &now]).await?.iter().map(read).collect()
-}
-
-/// Locks a lane if it is ready, and waits a little for whoever holds it, who may have served it by then.
+/// Locks a lane if it is ready, and waits a little for whoever holds it.
 async fn wait_for(
     transaction: &Transaction<'_>,
     lane: i64,
     now: i64,
-) -> Result<Option<StoredLane>, StoreError> {
+) -> Result<Option<tokio_postgres::Row>, StoreError> {
     let doing = "waiting for a lane";
     let ready = format!("{LANE} WHERE lane = $1 AND ready_at <= $2 FOR UPDATE");
+    let free = format!("{ready} SKIP LOCKED");
+    if let Some(row) = rows(transaction, doing, &free, &[&lane, &now]).await?.pop() {
+        return Ok(Some(row));
+    }
     // Longer than anybody holds a lane who is not in trouble. Of one that is, the time ends with the
     // server's patience for transactions that stand still, during which all other lanes go on.
     let patient = format!("SAVEPOINT waiting; SET LOCAL lock_timeout = {LANE_PATIENCE_MS}");
@@ -411,11 +410,10 @@ async fn wait_for(
     let end = match &waited {
         Ok(_) => "SET LOCAL lock_timeout TO DEFAULT",
         Err(StoreError::Locked(_)) => "ROLLBACK TO waiting",
-        Err(_) => return waited.map(|_| None),
+        Err(_) => return waited.map(|mut found| found.pop()),
     };
     transaction.batch_execute(end).await.context(doing)?;
-    let found = waited.unwrap_or_default();
-    found.first().map(|row| Columns { table: "lanes", row }.lane()).transpose()
+    Ok(waited.ok().and_then(|mut found| found.pop()))
 }
 
 /// Hands out due steps of these lanes, to each its share of the hands as far as it has room.

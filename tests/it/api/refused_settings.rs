@@ -78,6 +78,16 @@ async fn a_change_that_is_not_in_order_changes_nothing() {
     let table = [
         ("no credential", credential(json!({})), fault("connection", "missing")),
         ("two credentials", credential(token), fault("connection", "unexpected")),
+        (
+            "a connection and oneself",
+            credential(json!({ "connection": "contoso", "onBehalfOf": true })),
+            fault("connection", "unexpected"),
+        ),
+        (
+            "a token and oneself",
+            credential(json!({ "accessToken": "eyJ0", "expiresIn": 60, "onBehalfOf": true })),
+            fault("connection", "unexpected"),
+        ),
         ("another's", credential(json!({ "connection": "x" })), fault("connection", "unknown")),
         (
             "a token without a life",

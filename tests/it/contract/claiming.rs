@@ -18,6 +18,8 @@ use crate::support::{NOON, after, caller, connection, registration, seconds, tok
 laws![
     nothing_is_claimed_before_it_is_due,
     a_registration_that_is_refused_leaves_nothing_to_claim,
+    registrations_that_were_refused_keep_nobody_waiting,
+    what_comes_later_and_is_due_earlier_is_not_kept_waiting,
     a_claimed_step_is_nobody_elses_until_the_lease_ends,
     a_commit_without_the_newest_token_changes_nothing,
     a_step_handed_back_is_due_again,
@@ -74,6 +76,26 @@ async fn a_registration_that_is_refused_leaves_nothing_to_claim(bench: &Bench) {
     bench.keep([on_lane(2, "alone")]).await;
     assert!(bench.claim_at(due - MOMENT, 10).await.is_empty());
     assert_eq!(bench.claim_at(due + Duration::from_secs(1), 10).await.len(), 1);
+}
+
+async fn registrations_that_were_refused_keep_nobody_waiting(bench: &Bench) {
+    for n in 1..=5 {
+        let refused = Registration { live_limit: 0, ..on_lane(n, &format!("nobody's {n}")) };
+        assert!(matches!(bench.register_one(refused).await, Registered::LimitReached));
+    }
+    bench.keep([on_lane(6, "somebody's")]).await;
+    assert_eq!(bench.claim_at(after(60), 1).await.len(), 1);
+}
+
+async fn what_comes_later_and_is_due_earlier_is_not_kept_waiting(bench: &Bench) {
+    let mut late = on_lane(1, "shared");
+    if let State::Watching(watch) = &mut late.operation.state {
+        watch.next_poll_at = after(600);
+    }
+    bench.keep([late]).await;
+    bench.keep([on_lane(2, "shared")]).await;
+    let claimed = bench.claim_at(after(60), 10).await;
+    assert_eq!(steps(&claimed), BTreeSet::from([Step::Operation(OperationId(2))]));
 }
 
 async fn a_claimed_step_is_nobody_elses_until_the_lease_ends(bench: &Bench) {

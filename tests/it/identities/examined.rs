@@ -12,7 +12,9 @@ use crate::world::{CLIENT_ID, NoNames, SECRET_OF_CLIENT, World};
 async fn begin() -> World {
     let clients = vec![registered(SECRET_OF_CLIENT)];
     let sandbox = sandbox(Options { clients, ..Options::default() }).await;
-    World::begin_at(sandbox, Arc::new(NoNames), &[]).await
+    let flags = ["--allow-http-callbacks", "--allow-callback-port", "any"];
+    let flags = [&flags[..], &["--allow-callback-cidr", "127.0.0.0/8"]].concat();
+    World::begin_at(sandbox, Arc::new(NoNames), &flags).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -31,6 +33,23 @@ async fn a_connection_that_works_is_said_to_and_too_many_questions_are_not_asked
     assert_eq!(third.status, StatusCode::TOO_MANY_REQUESTS);
     assert!(third.headers.contains_key("retry-after"));
     world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_a_repair_goes_on_once_a_test_finds_that_the_connection_works() {
+    let world = begin().await;
+    let refused: TokenScript =
+        serde_json::from_value(json!([{ "http": 400, "error": "unauthorized_client" }])).unwrap();
+    world.sandbox.script_tokens(refused);
+    let id = world.track(&json!([{ "status": "succeeded" }])).await;
+    assert_eq!(world.receiver.next().await.about(), "credentialNeeded");
+    assert_eq!(world.shop.operation(&id).await["state"], "blocked");
+    // Somebody has consented meanwhile, at Entra.
+    let path = "/v1/connections/contoso/test";
+    let found = world.shop.send(reqwest::Method::POST, path, None).await;
+    assert_eq!(found.body["works"], true, "{found:?}");
+    assert_eq!(world.receiver.next().await.about(), "succeeded");
+    world.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
