@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::{SinkExt as _, TryStreamExt as _};
 use tokio::task::JoinSet;
-use tokio_postgres::Client;
+use tokio_postgres::{Client, Statement};
 
 use super::{connect, open, start};
 use crate::storage::{calls, introduce, keep};
@@ -16,7 +16,7 @@ use crate::{Table, grouped};
 
 const FOR: Duration = Duration::from_secs(5);
 
-/// Rows of one statement, as many as the store writes at a time.
+/// Rows of one statement, where they are not of registrations.
 const BATCH: usize = 256;
 
 /// Connections that write at the same time, as many as the store has for registrations.
@@ -55,8 +55,8 @@ pub(crate) async fn measure(table: &mut Table) {
     };
     let (kept, sent) = (rate(|it| it.kept), rate(|it| it.sent));
     table.add(
-        format!("floor: rows of registrations sent to PostgreSQL by COPY, in commits of {BATCH}"),
-        format!("{}/s", grouped(sent)),
+        "floor: rows of registrations sent to PostgreSQL by COPY, in as many commits as the store's",
+        format!("{}/s, {} in a commit", grouped(sent), slices[0].in_a_commit),
     );
     let share = |it: &Slice| 100.0 * it.sent.as_secs_f64() / it.kept.as_secs_f64();
     let mut shares: Vec<f64> = slices.iter().map(share).collect();
@@ -77,6 +77,8 @@ pub(crate) async fn measure(table: &mut Table) {
 struct Slice {
     kept: Duration,
     sent: Duration,
+    /// Rows of each table that were sent with one commit, as many as the store had in one of its own.
+    in_a_commit: usize,
 }
 
 /// Keeps registrations, and sends their rows into tables like the store's own, with the same indexes,
@@ -85,9 +87,13 @@ async fn in_turns(url: &str) -> Vec<Slice> {
     let (store, client) = (open(url).await, connect(url).await);
     introduce(&*store).await;
     let make = "CREATE SCHEMA floor;
-        CREATE TABLE floor.operations (LIKE operations INCLUDING ALL);
-        CREATE TABLE floor.steps (LIKE steps INCLUDING ALL)";
+        CREATE TABLE floor.operations (LIKE operations INCLUDING ALL) WITH (fillfactor = 85);
+        CREATE TABLE floor.steps (LIKE steps INCLUDING ALL) WITH (fillfactor = 70)";
     client.batch_execute(make).await.unwrap();
+    let mut writers = Vec::new();
+    for _ in 0..WRITERS {
+        writers.push(Writer::connect(url).await);
+    }
     let mut slices = Vec::with_capacity(SLICES);
     for first in (0..SLICES * SLICE).step_by(SLICE) {
         // They are there before the clock starts, as the rows are below.
@@ -96,17 +102,20 @@ async fn in_turns(url: &str) -> Vec<Slice> {
         keep(&*store, calls).await;
         let kept = began.elapsed();
 
-        let batches = Batches::new(Mutex::new(read(&client, first).await));
-        let (mut writing, mut writers) = (JoinSet::new(), Vec::new());
-        for _ in 0..WRITERS {
-            writers.push(connect(url).await);
+        let sql = format!(
+            "SELECT count(DISTINCT xmin::text) FROM operations \
+            WHERE number > {first} AND number <= {}",
+            first + SLICE
+        );
+        let commits: i64 = client.query_one(&sql, &[]).await.unwrap().get(0);
+        let in_a_commit = SLICE.div_ceil(usize::try_from(commits).unwrap());
+        let batches = Batches::new(Mutex::new(read(&client, first, in_a_commit).await));
+        let (began, mut writing) = (Instant::now(), JoinSet::new());
+        for writer in writers.drain(..) {
+            writing.spawn(writer.send(Arc::clone(&batches)));
         }
-        let began = Instant::now();
-        for writer in writers {
-            writing.spawn(send(writer, Arc::clone(&batches)));
-        }
-        writing.join_all().await;
-        slices.push(Slice { kept, sent: began.elapsed() });
+        writers = writing.join_all().await;
+        slices.push(Slice { kept, sent: began.elapsed(), in_a_commit });
     }
     let sql = "SELECT count(*) FROM floor.operations JOIN floor.steps ON operation = number";
     let count: i64 = client.query_one(sql, &[]).await.unwrap().get(0);
@@ -139,11 +148,11 @@ const TABLES: [(&str, &str); 2] = [("operations", "number"), ("steps", "operatio
 type Batch = [Bytes; 2];
 type Batches = Arc<Mutex<Vec<Batch>>>;
 
-/// The rows of a slice.
-async fn read(client: &Client, first: usize) -> Vec<Batch> {
+/// The rows of a slice, so many at a time.
+async fn read(client: &Client, first: usize, in_a_commit: usize) -> Vec<Batch> {
     let mut batches = Vec::new();
-    for above in (first..first + SLICE).step_by(BATCH) {
-        let up_to = (above + BATCH).min(first + SLICE);
+    for above in (first..first + SLICE).step_by(in_a_commit) {
+        let up_to = (above + in_a_commit).min(first + SLICE);
         let mut batch = Batch::default();
         for ((table, number), rows) in TABLES.iter().zip(&mut batch) {
             let sql = format!(
@@ -158,16 +167,33 @@ async fn read(client: &Client, first: usize) -> Vec<Batch> {
     batches
 }
 
-async fn send(mut client: Client, batches: Batches) {
-    let next = || batches.lock().unwrap().pop();
-    while let Some(batch) = next() {
-        let commit = client.transaction().await.unwrap();
-        for ((table, _), rows) in TABLES.iter().zip(batch) {
-            let sql = format!("COPY floor.{table} FROM STDIN (FORMAT binary)");
-            let mut sink = pin!(commit.copy_in(&sql).await.unwrap());
-            sink.send(rows).await.unwrap();
-            sink.close().await.unwrap();
+/// A connection that has all prepared.
+struct Writer {
+    client: Client,
+    copies: [Statement; 2],
+}
+
+impl Writer {
+    async fn connect(url: &str) -> Self {
+        let client = connect(url).await;
+        let copy = |table| format!("COPY floor.{table} FROM STDIN (FORMAT binary)");
+        let [operations, steps] = TABLES.map(|(table, _)| copy(table));
+        let copies =
+            [client.prepare(&operations).await.unwrap(), client.prepare(&steps).await.unwrap()];
+        Self { client, copies }
+    }
+
+    async fn send(mut self, batches: Batches) -> Self {
+        let next = || batches.lock().unwrap().pop();
+        while let Some(batch) = next() {
+            let commit = self.client.transaction().await.unwrap();
+            for (copy, rows) in self.copies.iter().zip(batch) {
+                let mut sink = pin!(commit.copy_in(copy).await.unwrap());
+                sink.send(rows).await.unwrap();
+                sink.close().await.unwrap();
+            }
+            commit.commit().await.unwrap();
         }
-        commit.commit().await.unwrap();
+        self
     }
 }
