@@ -157,8 +157,15 @@ impl HttpGraph {
                 self.fetch(connection, &self.scope, Grant::ClientCredentials, until).await;
             granted.map_err(|refused| refused.hindrance)
         };
-        let identity = Identity::of(connection, &self.scope);
-        self.tokens.get(&identity, &*self.clock, until, fetch).await
+        self.tokens.get(&self.identity(connection), &*self.clock, until, fetch).await
+    }
+
+    /// Whose tokens polls by this connection use: the app's, or those of a user who has signed in.
+    pub(super) fn identity(&self, connection: &Connection) -> Identity {
+        match connection.user() {
+            Some(_) => Identity::of(connection, &self.user_scope()),
+            None => Identity::of(connection, &self.scope),
+        }
     }
 
     /// Asks for a token once, by whatever `client` proves itself with; ends at `until`.
@@ -236,11 +243,7 @@ impl HttpGraph {
             (reading.answer, &inquiry.credential)
         {
             // On 403 as well: a permission granted since is only in a token that is made since.
-            let identity = match connection.user() {
-                Some(_) => Identity::of(connection, &self.user_scope()),
-                None => Identity::of(connection, &self.scope),
-            };
-            self.tokens.forget(&identity, token, self.clock.now());
+            self.tokens.forget(&self.identity(connection), token, self.clock.now());
         }
         reading
     }

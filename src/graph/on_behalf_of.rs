@@ -17,7 +17,6 @@ use tokio::time::Instant;
 use super::client::HttpGraph;
 use super::grant::{Grant, Granted, NotGranted};
 use super::ration::Eater;
-use super::tokens::Identity;
 use super::{AccessToken, Connection, Proof};
 use crate::operation::Hindrance;
 
@@ -123,8 +122,7 @@ impl OnBehalfOf for HttpGraph {
         let grant = UserGrant { signed_in_at: asked_at, refresh_token };
         let proof = Proof::OnBehalfOf(grant);
         let connection = Connection { name: user.connection_name(), proof, ..client };
-        let identity = Identity::of(&connection, &scope);
-        drop(self.tokens.keep(&identity, asked_at, self.clock.now(), granted));
+        drop(self.tokens.keep(&self.identity(&connection), asked_at, self.clock.now(), granted));
         Ok(connection)
     }
 }
@@ -150,8 +148,7 @@ impl HttpGraph {
             renewed = granted.refresh_token.take();
             Ok(granted)
         };
-        let identity = Identity::of(connection, &scope);
-        let token = self.tokens.get(&identity, &*self.clock, until, fetch).await;
+        let token = self.tokens.get(&self.identity(connection), &*self.clock, until, fetch).await;
         (token, renewed)
     }
 
