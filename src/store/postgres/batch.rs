@@ -19,8 +19,9 @@ use crate::vault::Vault;
 /// How many jobs may wait. Beyond that, callers are told that too much is waiting.
 const QUEUE: usize = 4_096;
 
-/// How many jobs one transaction takes at the most.
-const LARGEST_BATCH: usize = 256;
+/// With so many registrations a transaction takes no further job. More in one would not be written
+/// sooner, and all of them wait for its end.
+const FULL_BATCH: usize = 512;
 
 /// How many transactions write at a time: one is under way to the disk while the next is made up.
 const WRITERS: usize = 3;
@@ -91,14 +92,28 @@ impl Batches {
 
 impl Writer {
     async fn run(self) {
-        let mut batch = Vec::with_capacity(LARGEST_BATCH);
-        while self.jobs.lock().await.recv_many(&mut batch, LARGEST_BATCH).await > 0 {
-            // Who has given up on it was told so, and may have taken it elsewhere.
-            batch.retain(|job| !job.answer.is_closed());
+        while let Some(batch) = self.next().await {
             if !batch.is_empty() {
-                self.write(std::mem::take(&mut batch)).await;
+                self.write(batch).await;
             }
         }
+    }
+
+    /// The jobs of one transaction, of those that wait by now; of which there may be none, where those
+    /// who asked have given up. `None` once there will be no more.
+    async fn next(&self) -> Option<Vec<Job>> {
+        let mut jobs = self.jobs.lock().await;
+        let (mut next, mut batch, mut registrations) = (jobs.recv().await, Vec::new(), 0);
+        next.as_ref()?;
+        while let Some(job) = next {
+            // Who has given up on it was told so, and may have taken it elsewhere.
+            if !job.answer.is_closed() {
+                registrations += job.registrations.len();
+                batch.push(job);
+            }
+            next = if registrations < FULL_BATCH { jobs.try_recv().ok() } else { None };
+        }
+        Some(batch)
     }
 
     /// Writes jobs together, and each by itself should that fail for what is in one of them, which
