@@ -12,6 +12,7 @@ use engagement_bridge::store::{Change, Claimed, Commit, Registered, Registration
 use jiff::Timestamp;
 use tokio::task::block_in_place;
 
+use crate::contract::keeping::cancel;
 use crate::contract::{Bench, attempted, polled};
 use crate::support::postgres::Cluster;
 use crate::support::{NOON, after, registration, token};
@@ -79,6 +80,7 @@ async fn whatever_is_done_again_and_again_finds_its_rows_by_their_keys() {
         "UPDATE callbacks",
         "INSERT INTO attempts",
         "WHERE lapse_at <=",
+        "WHERE operation = (SELECT number",
     ] {
         assert!(plans.iter().any(|plan| plan.contains(wanted)), "nothing was asked with {wanted}");
     }
@@ -94,6 +96,7 @@ async fn some_lives(bench: &Bench) {
     bench.keep((1_041..1_044).map(registered)).await;
     let again = Registration { reference: registered(1).reference, ..registered(2_000) };
     assert!(matches!(bench.register_one(again).await, Registered::Existing(_)));
+    cancel(bench, registered(200).operation.id, after(59)).await;
     for (hands, seconds) in [(8, 60), (128, 61), (128, 200), (8, 300), (128, 2_000)] {
         let now = after(seconds);
         let claimed = bench.claim_at(now, hands).await;

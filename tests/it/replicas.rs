@@ -38,7 +38,7 @@ const AT_ONCE: Duration = seconds(4);
 const TO_REFUSE: Duration = seconds(21);
 
 /// How many registrations may be in the middle of being written.
-const BEING_WRITTEN: usize = 3 * 256;
+const BEING_WRITTEN: usize = 3 * 512;
 
 /// Somebody else on the database at `url`.
 async fn connected(url: &str) -> (Client, task::JoinSet<Result<(), tokio_postgres::Error>>) {
@@ -279,6 +279,56 @@ async fn a_lane_that_somebody_holds_keeps_no_other_from_being_served_on_postgres
 
     holding.commit().await.unwrap();
     assert_eq!(two.other.claim(after(60), LEASE, 8).await.unwrap().len(), 1);
+}
+
+/// Or a lane that is in much use would be passed over for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_waits_a_little_for_the_lane_that_is_first_in_line_on_postgres() {
+    let two = Two::start().await;
+    two.one.register(vec![registration(1)]).await.unwrap();
+    let (mut holder, _connected) = connected(&two.url).await;
+    let (onlooker, _looking) = connected(&two.url).await;
+    let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+        AND wait_event_type = 'Lock'";
+    let is_waiting = async || onlooker.query_one(sql, &[]).await.unwrap().get::<_, i64>(0) == 1;
+    // On a machine that has much to do, a little may be over before we see that it waits.
+    for _ in 0..20 {
+        let holding = holder.transaction().await.unwrap();
+        holding.batch_execute("SELECT * FROM lanes FOR UPDATE").await.unwrap();
+        let other = Arc::clone(&two.other);
+        let claiming = task::spawn(async move { other.claim(after(60), LEASE, 8).await.unwrap() });
+        while !claiming.is_finished() && !is_waiting().await {}
+        holding.commit().await.unwrap();
+        if claiming.await.unwrap().len() == 1 {
+            return;
+        }
+    }
+    panic!("it never waits");
+}
+
+/// As somebody does who commits it, and waits for its lane.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_that_somebody_holds_keeps_no_other_from_being_claimed_on_postgres() {
+    let two = Two::start().await;
+    two.one.register(vec![registration(1), registration(2)]).await.unwrap();
+    let (mut holder, _connected) = connected(&two.url).await;
+    let claim_at = async |now| {
+        let claiming = two.other.claim(now, LEASE, 8);
+        let claimed = tokio::time::timeout(AT_ONCE, claiming).await.expect("it waits").unwrap();
+        claimed.iter().map(|it| it.claim.step).collect::<Vec<_>>()
+    };
+    let [held, free] = [1, 2].map(|n| Step::Operation(registration(n).operation.id));
+    // When they are due, and when they should long have ended.
+    for now in [after(60), NOON + seconds(48 * 3_600)] {
+        let holding = holder.transaction().await.unwrap();
+        let sql = "SELECT * FROM steps JOIN operations ON operation = operations.number \
+            WHERE id = $1 FOR UPDATE OF steps";
+        let id = registration(1).operation.id.to_string();
+        assert_eq!(holding.query(sql, &[&id]).await.unwrap().len(), 1);
+        assert_eq!(claim_at(now).await, [free]);
+        holding.commit().await.unwrap();
+        assert_eq!(claim_at(now).await, [held]);
+    }
 }
 
 /// A new lane is there for everybody at once, not only when whoever needed it first is done.

@@ -20,6 +20,9 @@ use crate::names::Names;
 /// So one that is silent keeps nobody for long from the next.
 const TO_LET_IN: Duration = Duration::from_secs(3);
 
+/// For how long a statement waits for a lock.
+pub(super) const LOCK_PATIENCE: &str = "8s";
+
 /// What the server holds us to, should we be the ones who hang, and what we rely on whatever its own
 /// settings are: a commit is on disk, a synchronous standby's included, before anybody learns of it.
 ///
@@ -29,15 +32,18 @@ const TO_LET_IN: Duration = Duration::from_secs(3);
 /// The server neither compiles statements nor has several processes run one, which pay for those that
 /// read much. Ours read a few rows of many, which it cannot know of a plan that is made once for all
 /// parameters: among a million steps it started two processes, in 8 ms, for each look at what lapses.
-const SESSION: &str = "\
-    SET jit = off;
-    SET max_parallel_workers_per_gather = 0;
-    SET client_min_messages = warning;
-    SET default_transaction_isolation = 'read committed';
-    SET synchronous_commit = on;
-    SET statement_timeout = '10s';
-    SET lock_timeout = '8s';
-    SET idle_in_transaction_session_timeout = '5s'";
+fn session() -> String {
+    format!(
+        "SET jit = off;
+        SET max_parallel_workers_per_gather = 0;
+        SET client_min_messages = warning;
+        SET default_transaction_isolation = 'read committed';
+        SET synchronous_commit = on;
+        SET statement_timeout = '10s';
+        SET lock_timeout = '{LOCK_PATIENCE}';
+        SET idle_in_transaction_session_timeout = '5s'"
+    )
+}
 
 /// Knows the servers, and which of them was the right one.
 pub(super) struct Dialer {
@@ -98,7 +104,8 @@ impl Dialer {
                     Host::Unix(_) => connect(&config, NoTls).await?,
                     Host::Tcp(_) => connect(&config, self.tls.clone()).await?,
                 };
-                let setting_up = dialled.client.batch_execute(SESSION);
+                let session = session();
+                let setting_up = dialled.client.batch_execute(&session);
                 attended(&mut dialled.messages, setting_up).await?;
                 Ok(dialled)
             };

@@ -16,6 +16,7 @@ mod address;
 mod audit;
 mod batch;
 mod callback_options;
+mod claim;
 mod connect;
 mod connections;
 mod destinations;
@@ -24,8 +25,10 @@ mod directory;
 mod error;
 mod figures;
 mod fresh;
+mod hand_out;
 mod handshakes;
 mod import;
+mod lanes;
 mod lives;
 mod reads;
 mod register;
@@ -254,7 +257,7 @@ impl Store for PostgresStore {
             Box::pin(async move {
                 // By itself, for what it asks is to be answered at once.
                 time.check(transaction).await?;
-                let claiming = steps::claim(transaction, &vault, &policy, now, lease, hands);
+                let claiming = claim::claim(transaction, &vault, &policy, now, lease, hands);
                 Ok(tokio::try_join!(plan_by_keys(transaction), claiming)?.1)
             })
         });
@@ -287,7 +290,7 @@ impl Store for PostgresStore {
         let mut last = Some(0);
         while let Some(lane) = last {
             let rest = work(move |transaction| {
-                Box::pin(async move { schedule::rest_graph_lanes(transaction, until, lane).await })
+                Box::pin(async move { lanes::rest_graph(transaction, until, lane).await })
             });
             last = self.database.transaction(rest).await?;
         }
@@ -300,7 +303,10 @@ impl Store for PostgresStore {
         let amend = work(move |transaction| {
             let (vault, policy) = (Arc::clone(&vault), Arc::clone(&policy));
             let amendment = Arc::clone(&amendment);
-            Box::pin(async move { steps::amend(transaction, &vault, &policy, &amendment).await })
+            Box::pin(async move {
+                let amending = steps::amend(transaction, &vault, &policy, &amendment);
+                Ok(tokio::try_join!(plan_by_keys(transaction), amending)?.1)
+            })
         });
         self.database.transaction(amend).await
     }
@@ -381,7 +387,10 @@ impl Store for PostgresStore {
         let policy = Arc::clone(&self.policy);
         let advance = work(move |transaction| {
             let (policy, advance) = (Arc::clone(&policy), Arc::clone(&advance));
-            Box::pin(async move { resends::advance(transaction, &policy, &advance).await })
+            Box::pin(async move {
+                let advancing = resends::advance(transaction, &policy, &advance);
+                Ok(tokio::try_join!(plan_by_keys(transaction), advancing)?.1)
+            })
         });
         let advanced = self.database.transaction(advance).await;
         self.replicas.tell();
@@ -451,7 +460,7 @@ impl Store for PostgresStore {
         let forget = work(move |transaction| {
             Box::pin(async move {
                 let forgotten = retention::forget(transaction, before, keys_before, limit).await?;
-                let go_on_after = schedule::forget_lanes(transaction, now, last, limit).await?;
+                let go_on_after = lanes::forget(transaction, now, last, limit).await?;
                 Ok((forgotten, go_on_after))
             })
         });

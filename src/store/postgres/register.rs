@@ -9,7 +9,7 @@ use super::connect::Database;
 use super::error::{Context as _, Overtaken};
 use super::row::Columns;
 use super::schedule::{self, Key, Planned};
-use super::{destinations, fresh, lives, plan_by_keys, rows};
+use super::{destinations, fresh, lanes, lives, plan_by_keys, rows};
 use crate::graph::Credential;
 use crate::lane::{self, LaneName};
 use crate::operation::{Operation, OperationId};
@@ -64,7 +64,7 @@ pub(super) async fn make_lanes(
         let first = first_due.entry(lane).or_insert(due);
         *first = [*first, due].into_iter().flatten().min();
     }
-    schedule::make_lanes(database, policy, &first_due).await
+    lanes::make(database, policy, &first_due).await
 }
 
 /// Keeps registrations, and answers for each in order.
@@ -77,7 +77,7 @@ pub(super) async fn register(
     let ((), lanes) = tokio::try_join!(
         plan_by_keys(transaction),
         // Those that were forgotten since they were made.
-        schedule::lanes(transaction, policy, names)
+        lanes::find_or_make(transaction, policy, names)
     )?;
     let mut answers: Vec<Option<Registered>> = registrations.iter().map(|_| None).collect();
     let mut planned = Vec::new();

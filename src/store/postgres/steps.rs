@@ -1,172 +1,25 @@
-//! What the store's methods do inside their transaction.
+//! What commits and amendments do inside their transaction.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::hash::Hash;
-use std::sync::Arc;
-use std::time::Duration;
 
 use deadpool_postgres::Transaction;
 use jiff::Timestamp;
-use tokio_postgres::Row;
 
-use super::directory::Readable;
-use super::error::{Context as _, Overtaken, for_another};
+use super::error::{Context as _, Overtaken};
 use super::lives::{self, Became};
 use super::row::Columns;
-use super::schedule::{self, HandedOut, Key, Planned, Settled};
-use super::{callback_options, connections, destinations, rows};
+use super::schedule::{self, Key, Planned, Settled};
+use super::{destinations, lanes, rows};
 use crate::callback::Callback;
-use crate::courier::{ExtraHeader, Signers};
-use crate::graph::{self, AccessToken, Credential};
+use crate::graph::Credential;
 use crate::lane::{self, LaneName};
-use crate::operation::{Agenda, OperationId, after};
-use crate::store::broken::BrokenSteps;
+use crate::operation::{Agenda, OperationId};
 use crate::store::columns::{CredentialColumns, Fields as _};
-use crate::store::sealed::{self, callback_secret_place, token_place};
 use crate::store::{
-    Amended, Amendment, CallerName, Change, Claim, Claimed, Commit, Committed, Identity, Message,
-    OwedCallback, ResendChange, Step, StoreError, Tracked, Work,
+    Amended, Amendment, CallerName, Change, Commit, Committed, OwedCallback, ResendChange, Step,
+    StoreError,
 };
 use crate::vault::Vault;
-
-pub(super) async fn claim(
-    transaction: &Transaction<'_>,
-    vault: &Vault,
-    policy: &lane::Policy,
-    now: Timestamp,
-    lease: Duration,
-    hands: usize,
-) -> Result<Vec<Claimed>, StoreError> {
-    let handed_out = schedule::hand_out(transaction, policy, now, lease, hands).await?;
-    let materials = Materials::read(transaction, vault, &handed_out, now).await?;
-    let mut claimed = Vec::with_capacity(handed_out.len());
-    let mut broken = BrokenSteps::default();
-    for HandedOut { key, token, lane } in handed_out {
-        match materials.work(vault, key, lane.is_none()) {
-            Ok(Some(work)) => {
-                let claim = Claim { step: work.step(), until: after(now, lease), token, lane };
-                claimed.push(Claimed { claim, work });
-            }
-            Ok(None) => broken.pass_over(key.operation, key.callback, None),
-            Err(error @ StoreError::Inconsistent { .. }) => {
-                broken.pass_over(key.operation, key.callback, Some(&error));
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(claimed)
-}
-
-/// What the steps that were handed out consist of.
-struct Materials {
-    rows: HashMap<Key, Row>,
-    connections: Readable<(CallerName, String), Arc<graph::Connection>>,
-    signers: Readable<CallerName, (Signers, Vec<ExtraHeader>)>,
-}
-
-impl Materials {
-    async fn read(
-        transaction: &Transaction<'_>,
-        vault: &Vault,
-        handed_out: &[HandedOut],
-        now: Timestamp,
-    ) -> Result<Self, StoreError> {
-        let keys = handed_out.iter().map(|it| it.key);
-        let (polls, attempts): (Vec<Key>, Vec<Key>) = keys.partition(|key| key.callback == 0);
-        let mut rows = lives::operation_rows(transaction, polls.into_iter()).await?;
-        let mut connections = BTreeSet::new();
-        for row in rows.values() {
-            let columns = Columns { table: "operations", row };
-            if let (Ok(caller), Ok(Some(name))) =
-                (caller(&columns), columns.text_or_null("connection"))
-            {
-                connections.insert((caller, name));
-            }
-        }
-        let callbacks = lives::callback_rows(transaction, attempts.into_iter()).await?;
-        let tell = |row| caller(&Columns { table: "callbacks", row }).ok();
-        let callers: BTreeSet<CallerName> = callbacks.values().filter_map(tell).collect();
-        rows.extend(callbacks);
-        let connections: Vec<_> = connections.into_iter().collect();
-        let callers: Vec<_> = callers.into_iter().collect();
-        Ok(Self {
-            rows,
-            connections: connections::connections_of(transaction, vault, &connections).await?,
-            signers: callback_options::signers(transaction, vault, &callers, now).await?,
-        })
-    }
-
-    fn work(&self, vault: &Vault, key: Key, lapse: bool) -> Result<Option<Work>, StoreError> {
-        let Some(row) = self.rows.get(&key) else { return Ok(None) };
-        if key.callback == 0 {
-            let columns = Columns { table: "operations", row };
-            let tracked = Box::new(columns.tracked()?);
-            if lapse {
-                return Ok(Some(Work::LapseOperation(tracked)));
-            }
-            let credential = self.credential(vault, &columns, &tracked)?;
-            return Ok(credential.map(|credential| Work::Poll { tracked, credential }));
-        }
-        let stored = Columns { table: "callbacks", row }.stored_callback()?;
-        if lapse {
-            return Ok(Some(Work::LapseCallback(stored.callback)));
-        }
-        let columns = Columns { table: "operations", row };
-        let own = columns.bytes_or_null("sealed_callback_secret")?;
-        let Some((mut signers, extra_headers)) = readable(&self.signers, &stored.caller)? else {
-            return Ok(None);
-        };
-        if let Some(sealed) = own {
-            let place = callback_secret_place(stored.callback.id.operation);
-            let secret = sealed::read(vault, &place, &sealed)
-                .map_err(|error| columns.inconsistent("sealed_callback_secret", error))?;
-            signers = Signers::only(secret);
-        }
-        let Some(body) = stored.body else { return Ok(None) };
-        Ok(Some(Work::Attempt(Box::new(Message {
-            callback: stored.callback,
-            notice: stored.notice,
-            url: stored.url,
-            headers: stored.headers,
-            body,
-            extra_headers,
-            signers,
-            is_gone: Columns { table: "callbacks", row }.get("is_gone")?,
-        }))))
-    }
-
-    /// What an operation is to be polled with. `None` where its connection is gone.
-    fn credential(
-        &self,
-        vault: &Vault,
-        columns: &Columns<'_>,
-        tracked: &Tracked,
-    ) -> Result<Option<Credential>, StoreError> {
-        let expires_at = match &tracked.identity {
-            Identity::Connection(name) => {
-                let key = (tracked.caller.clone(), name.clone());
-                return Ok(readable(&self.connections, &key)?.map(Credential::Connection));
-            }
-            Identity::HandedIn { expires_at } => *expires_at,
-        };
-        let Some(sealed) = columns.bytes_or_null("sealed_token")? else { return Ok(None) };
-        let secret = sealed::open(vault, &token_place(tracked.operation.id), &sealed)
-            .map_err(|error| columns.inconsistent("sealed_token", error.into()))?;
-        Ok(Some(Credential::Token(AccessToken { secret, expires_at })))
-    }
-}
-
-/// What there is under this key, for one of the steps that need it.
-fn readable<K: Eq + Hash, V: Clone>(
-    found: &Readable<K, V>,
-    key: &K,
-) -> Result<Option<V>, StoreError> {
-    found.get(key).map(|found| found.as_ref().cloned().map_err(for_another)).transpose()
-}
-
-fn caller(columns: &Columns<'_>) -> Result<CallerName, StoreError> {
-    columns.word("caller", |text| text.parse().ok())
-}
 
 pub(super) async fn commit(
     transaction: &Transaction<'_>,
@@ -190,7 +43,7 @@ pub(super) async fn commit(
     let lanes_of_steps = commits.iter().filter_map(|it| it.claim.lane.clone());
     let lanes_planned = plans.iter().filter_map(|it| it.lane.clone().name());
     let names: BTreeSet<LaneName> = lanes_of_steps.chain(lanes_planned).collect();
-    let lanes = schedule::lanes(transaction, policy, names).await?;
+    let lanes = lanes::find_or_make(transaction, policy, names).await?;
     let number = |name: &LaneName| {
         // It was forgotten in between.
         lanes.get(name).copied().ok_or_else(|| StoreError::Unavailable(Overtaken.into()))
@@ -439,7 +292,7 @@ pub(super) async fn amend(
         }
     };
     let names = plans.iter().filter_map(|it| it.lane.clone().name()).collect();
-    let lanes = schedule::lanes(transaction, policy, names).await?;
+    let lanes = lanes::find_or_make(transaction, policy, names).await?;
     let is_replaced =
         matches!(amendment, Amendment::Operation { before, after, .. } if before == after);
     let mut planned = Vec::with_capacity(plans.len());
@@ -475,7 +328,7 @@ async fn replace(
         }
     }
     let name = LaneName::graph(credential.identity());
-    let lanes = schedule::lanes(transaction, policy, BTreeSet::from([name.clone()])).await?;
+    let lanes = lanes::find_or_make(transaction, policy, BTreeSet::from([name.clone()])).await?;
     let lane = lanes.get(&name).copied();
     let lane = lane.ok_or_else(|| StoreError::Unavailable(Overtaken.into()))?;
     let columns = CredentialColumns::seal(vault, id, credential).context("sealing a token")?;
@@ -513,7 +366,7 @@ pub(super) async fn resend(
         |it: &Callback| Some((places.get(&it.id.operation)?, it.id.number, it.state.agenda()));
     let found: Vec<_> = became.iter().filter_map(|it| place(it)).collect();
     let names = found.iter().map(|(place, ..)| place.callback_lane()).collect();
-    let lanes = schedule::lanes(transaction, policy, names).await?;
+    let lanes = lanes::find_or_make(transaction, policy, names).await?;
     let mut planned = Vec::with_capacity(found.len());
     for (place, number, agenda) in found {
         // It was forgotten in between.

@@ -55,7 +55,7 @@ fn with_key(n: u32, key: u32) -> Registration {
 }
 
 /// As its caller asks for.
-pub(super) async fn cancel(bench: &Bench, id: OperationId, at: Timestamp) {
+pub(crate) async fn cancel(bench: &Bench, id: OperationId, at: Timestamp) {
     let before = bench.operation(id).await.unwrap().unwrap().operation;
     let policy = operation::Policy::default();
     let Decision::Become(after, owed) = decide(&policy, &before, Event::CancelRequested, at) else {

@@ -8,7 +8,7 @@ mod destinations;
 mod directory;
 mod figures;
 mod handshakes;
-mod keeping;
+pub(crate) mod keeping;
 mod resends;
 mod sign_ins;
 mod user_grants;
