@@ -161,7 +161,7 @@ pub(super) async fn add(
     if is_tested {
         // Before it is made, lest it is the default of registrations that cannot end well. Where it is
         // not known whether it works, it is made all the same.
-        match examine::examined(api, &connection).await {
+        match examine::examined(api, &connection, caller).await {
             Ok(examined) if examined.finding.is_refusal() => {
                 return Err(does_not_work(&examined, connection.proof.kind()));
             }

@@ -132,7 +132,7 @@ impl HttpGraph {
     /// What to poll with; and, where a user's was renewed, what the next is to be asked for with.
     async fn token(
         &self,
-        credential: &Credential,
+        Inquiry { credential, caller, .. }: &Inquiry,
     ) -> (Result<AccessToken, Hindrance>, Option<SecretString>) {
         let token = match credential {
             Credential::Token(token) if token.expires_at <= after(self.clock.now(), MARGIN) => {
@@ -140,14 +140,18 @@ impl HttpGraph {
             }
             Credential::Token(token) => Ok(token.clone()),
             Credential::Connection(connection) => match connection.proof.user_grant() {
-                Some(grant) => return self.token_of_user(connection, grant).await,
-                None => self.token_of(connection).await,
+                Some(grant) => return self.token_of_user(connection, grant, caller).await,
+                None => self.token_of(connection, caller).await,
             },
         };
         (token, None)
     }
 
-    async fn token_of(&self, connection: &Connection) -> Result<AccessToken, Hindrance> {
+    async fn token_of(
+        &self,
+        connection: &Connection,
+        caller: &str,
+    ) -> Result<AccessToken, Hindrance> {
         if matches!(connection.proof, Proof::Withdrawn) {
             return Err(Hindrance::Refused(Refusal::GrantRefused));
         }
@@ -157,7 +161,7 @@ impl HttpGraph {
                 self.fetch(connection, &self.scope, Grant::ClientCredentials, until).await;
             granted.map_err(|refused| refused.hindrance)
         };
-        self.tokens.get(&self.identity(connection), &*self.clock, until, fetch).await
+        self.tokens.get(&self.identity(connection), caller, &*self.clock, until, fetch).await
     }
 
     /// Whose tokens polls by this connection use: the app's, or those of a user who has signed in.
@@ -252,7 +256,7 @@ impl HttpGraph {
 #[async_trait]
 impl Graph for HttpGraph {
     async fn poll(&self, inquiry: Inquiry) -> Poll {
-        let (token, renewed) = self.token(&inquiry.credential).await;
+        let (token, renewed) = self.token(&inquiry).await;
         let poll = match token {
             Ok(token) => self.ask(&inquiry, &token).await,
             Err(hindrance) => Err(hindrance),
@@ -268,10 +272,10 @@ impl Graph for HttpGraph {
 
 #[async_trait]
 impl Examiner for HttpGraph {
-    async fn examine(&self, connection: &Connection) -> Result<Examination, TooSoon> {
+    async fn examine(&self, connection: &Connection, caller: &str) -> Result<Examination, TooSoon> {
         let identity = Identity::of(connection, &self.scope);
         let asked_at = self.clock.now();
-        self.tokens.examination(&identity, asked_at)?;
+        let counted_for = self.tokens.examination(&identity, caller, asked_at)?;
         let until = Instant::now() + self.deadlines.token;
         let grant = Grant::ClientCredentials;
         let granted = match self.fetch(connection, &self.scope, grant, until).await {
@@ -286,6 +290,7 @@ impl Examiner for HttpGraph {
         };
         // What a repair has brought is for the polls as well.
         let token = self.tokens.keep(&identity, asked_at, self.clock.now(), granted);
+        self.tokens.examination_at_graph(&identity, &counted_for, asked_at)?;
         let graph = match token {
             Some(token) => self.try_out(&token).await,
             None => None,

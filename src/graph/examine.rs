@@ -10,12 +10,12 @@ use super::{Complaint, Connection};
 /// Tries connections out.
 #[async_trait]
 pub trait Examiner: Send + Sync {
-    /// Gets a new token for `connection` and asks Graph once with it, for an operation that cannot
-    /// exist.
+    /// Gets a new token for `connection` of `caller` and asks Graph once with it, for an operation that
+    /// cannot exist.
     ///
     /// Takes no slot of the connection's lane, which leaves two of the ten requests that Graph grants
     /// in 30 s: these are the two. So of one identity a third test within 30 s is refused.
-    async fn examine(&self, connection: &Connection) -> Result<Examination, TooSoon>;
+    async fn examine(&self, connection: &Connection, caller: &str) -> Result<Examination, TooSoon>;
 }
 
 /// The identity was tried out a moment ago.

@@ -62,6 +62,9 @@ pub trait Graph: Send + Sync {
 pub struct Inquiry {
     /// Whose poll this is, for the log.
     pub operation: OperationId,
+    /// Whose operation it is, by the caller's name. Of requests for tokens by a proof that Entra has yet to
+    /// take, each caller has a ration.
+    pub caller: String,
     pub reference: Reference,
     pub credential: Credential,
     /// When the poll is over, one way or another: soon after, somebody else may poll the same.

@@ -110,7 +110,8 @@ impl OnBehalfOf for HttpGraph {
         let until = Instant::now() + self.deadlines.token;
         let (asked_at, scope) = (self.clock.now(), self.user_scope());
         let (tenant, client_id) = (client.tenant.clone(), client.client_id.clone());
-        let eater = Eater { tenant, client_id, user: Some(user.object_id.clone()) };
+        let eater =
+            Eater { tenant, client_id, user: Some(user.object_id.clone()), brought_by: None };
         self.tokens.ration(&eater, asked_at).map_err(|hindrance| match hindrance {
             Hindrance::Trouble { retry_after } => NotExchanged::Trouble { retry_after },
             Hindrance::Refused(_) => NotExchanged::Client,
@@ -133,6 +134,7 @@ impl HttpGraph {
         &self,
         connection: &Connection,
         grant: &UserGrant,
+        caller: &str,
     ) -> (Result<AccessToken, Hindrance>, Option<SecretString>) {
         let until = Instant::now() + self.deadlines.token;
         let scope = self.user_scope();
@@ -148,7 +150,8 @@ impl HttpGraph {
             renewed = granted.refresh_token.take();
             Ok(granted)
         };
-        let token = self.tokens.get(&self.identity(connection), &*self.clock, until, fetch).await;
+        let token =
+            self.tokens.get(&self.identity(connection), caller, &*self.clock, until, fetch).await;
         (token, renewed)
     }
 

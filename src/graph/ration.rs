@@ -24,13 +24,16 @@ pub(super) struct Ration {
     rested_at: HashMap<Eater, Timestamp>,
 }
 
-/// Whom Entra sees: an app in a tenant, or a user of that app. The proof and the scope are not part of
-/// it, or each new one would bring a ration of its own.
+/// Whom Entra sees: an app in a tenant, or a user of that app; and who is to answer for it. The proof and
+/// the scope are not part of it, or each new one would bring a ration of its own.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(super) struct Eater {
     pub(super) tenant: String,
     pub(super) client_id: String,
     pub(super) user: Option<String>,
+    /// The caller who brought a proof that Entra has yet to take. Who knows the name of another caller's
+    /// app could use up the ration of that otherwise, with proofs that are none.
+    pub(super) brought_by: Option<String>,
 }
 
 impl Ration {

@@ -127,13 +127,15 @@ impl Tokens {
         }
     }
 
-    /// A token for `identity`: the one that is held, or what `fetch` comes to.
+    /// A token for `identity`, for an operation of `caller`: the one that is held, or what `fetch` comes
+    /// to.
     ///
     /// `fetch` runs only if this poll is the one to ask; it limits its own time. Waiting for
     /// another poll that asks ends at `until`, with trouble.
     pub(super) async fn get(
         &self,
         identity: &Identity,
+        caller: &str,
         clock: &dyn Clock,
         until: Instant,
         fetch: impl Future<Output = Result<Granted, Hindrance>>,
@@ -156,7 +158,7 @@ impl Tokens {
             Next::Renew(..) | Next::Fetch(_) => {}
         }
         let asked_at = clock.now();
-        let result = match self.ration(&identity.eater, asked_at) {
+        let result = match self.ration(&self.eater(identity, caller), asked_at) {
             Ok(()) => {
                 let began = Instant::now();
                 let fetched = fetch.await;
@@ -175,25 +177,58 @@ impl Tokens {
     /// may be one.
     pub(super) fn ration(&self, eater: &Eater, now: Timestamp) -> Result<(), Hindrance> {
         let mut ration = self.ration.lock().unwrap_or_else(PoisonError::into_inner);
-        let Eater { tenant, client_id, .. } = eater;
+        let Eater { tenant, client_id, brought_by, .. } = eater;
         ration.take(eater, now).map_err(|wait| {
             let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
             tracing::error!(
-                %tenant, client_id, wait_ms,
+                %tenant, client_id, brought_by, wait_ms,
                 "too many tokens were asked for, and no more are for now: see why they do not last"
             );
             Hindrance::Trouble { retry_after: Some(wait) }
         })
     }
 
-    /// Counts an examination of `identity`, which asks for a token and then asks Graph.
-    pub(super) fn examination(&self, identity: &Identity, now: Timestamp) -> Result<(), TooSoon> {
-        let mut examinations = self.examinations.lock().unwrap_or_else(PoisonError::into_inner);
-        examinations.take(&identity.eater, now).map_err(|wait| TooSoon { wait })?;
-        self.ration(&identity.eater, now).map_err(|hindrance| match hindrance {
+    /// Counts an examination of `identity` for `caller`, which asks for a token, and tells for whom it
+    /// was counted. [`Self::examination_at_graph`] comes next.
+    pub(super) fn examination(
+        &self,
+        identity: &Identity,
+        caller: &str,
+        now: Timestamp,
+    ) -> Result<Eater, TooSoon> {
+        let eater = self.eater(identity, caller);
+        self.count_examination(&eater, now)?;
+        self.ration(&eater, now).map_err(|hindrance| match hindrance {
             Hindrance::Trouble { retry_after } => TooSoon { wait: retry_after.unwrap_or_default() },
             Hindrance::Refused(_) => TooSoon { wait: self.shortest_service },
-        })
+        })?;
+        Ok(eater)
+    }
+
+    /// Counts that an examination goes on to ask Graph, which has one budget for an identity, whoever
+    /// has brought which proof.
+    pub(super) fn examination_at_graph(
+        &self,
+        identity: &Identity,
+        counted_for: &Eater,
+        now: Timestamp,
+    ) -> Result<(), TooSoon> {
+        if *counted_for == identity.eater {
+            return Ok(());
+        }
+        self.count_examination(&identity.eater, now)
+    }
+
+    fn count_examination(&self, eater: &Eater, now: Timestamp) -> Result<(), TooSoon> {
+        let mut examinations = self.examinations.lock().unwrap_or_else(PoisonError::into_inner);
+        examinations.take(eater, now).map_err(|wait| TooSoon { wait })
+    }
+
+    /// For whom a request counts: the identity, once its proof has brought a token; `caller` until then.
+    fn eater(&self, identity: &Identity, caller: &str) -> Eater {
+        let is_taken = self.lock().get(identity).is_some_and(|entry| entry.held.is_some());
+        let brought_by = (!is_taken).then(|| caller.to_owned());
+        Eater { brought_by, ..identity.eater.clone() }
     }
 
     /// Keeps what was granted to who asked in another way than by [`Self::get`].
@@ -275,9 +310,10 @@ impl Identity {
     /// The app of `connection` itself.
     pub(super) fn of(connection: &Connection, scope: &str) -> Self {
         let Connection { tenant, client_id, proof, .. } = connection;
-        let eater = Eater { tenant: tenant.clone(), client_id: client_id.clone(), user: None };
         // A user's budget of token requests is none of the app's.
-        let eater = Eater { user: connection.user().map(str::to_owned), ..eater };
+        let user = connection.user().map(str::to_owned);
+        let (tenant, client_id) = (tenant.clone(), client_id.clone());
+        let eater = Eater { tenant, client_id, user, brought_by: None };
         Self { eater, proof: proof.digest(), scope: scope.to_owned() }
     }
 

@@ -59,6 +59,7 @@ impl Worker {
         };
         let inquiry = Inquiry {
             operation: tracked.operation.id,
+            caller: tracked.caller.to_string(),
             reference: tracked.reference.clone(),
             credential,
             over_by: before(claim.until, self.settings.poll_apart),

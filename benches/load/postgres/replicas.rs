@@ -25,7 +25,7 @@ const THINKING: Duration = Duration::from_millis(100);
 const FEW_HANDS: &[&str] = &["--hands", "32"];
 
 /// Operations of which all polls are due, and how many a claim takes.
-const DUE: usize = 100_000;
+const DUE: usize = 300_000;
 const HANDS: usize = 64;
 const CLAIMING: Duration = Duration::from_secs(5);
 

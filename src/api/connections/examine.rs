@@ -142,7 +142,7 @@ async fn try_out(
     is_anybodys(name)?;
     let connection = api.directory.connection(caller, Some(name)).await?;
     let connection = connection.ok_or_else(|| Problem::new(Kind::NotFound))?;
-    let examined = examined(api, &connection).await.map_err(|TooSoon { wait }| {
+    let examined = examined(api, &connection, caller).await.map_err(|TooSoon { wait }| {
         let seconds = u32::try_from(wait.as_secs()).unwrap_or(u32::MAX).saturating_add(1);
         let detail = "This identity was tried out a moment ago.";
         let problem = Problem::with_detail(Kind::TooManyRequests, detail);
@@ -160,6 +160,10 @@ async fn try_out(
 }
 
 /// What is the matter with `connection`.
-pub(super) async fn examined(api: &Api, connection: &Connection) -> Result<Examination, TooSoon> {
-    api.examiner.examine(connection).await
+pub(super) async fn examined(
+    api: &Api,
+    connection: &Connection,
+    caller: &CallerName,
+) -> Result<Examination, TooSoon> {
+    api.examiner.examine(connection, caller.as_str()).await
 }

@@ -23,6 +23,7 @@ const SUCCEEDED: &str = include_str!("../../../tests/data/graph/succeeded.v1.jso
 const STILL_RUNNING: Event = Event::Polled(Answer::StillRunning { retry_after: None });
 const TROUBLE: Event = Event::Polled(Answer::Trouble { retry_after: None });
 const HOUR: Duration = Duration::from_hours(1);
+const CALLER: &str = "contoso";
 const REFUSALS: [(StatusCode, Refusal); 2] = [
     (StatusCode::UNAUTHORIZED, Refusal::Unauthorized),
     (StatusCode::FORBIDDEN, Refusal::Forbidden),
@@ -70,7 +71,7 @@ fn graph(server: &StandIn) -> HttpGraph {
 fn inquiry(credential: Credential) -> Inquiry {
     let reference = Reference { version: ApiVersion::V1, id: "a-b_c".to_owned() };
     let over_by = Timestamp::UNIX_EPOCH + HOUR;
-    Inquiry { operation: OperationId(7), reference, credential, over_by }
+    Inquiry { operation: OperationId(7), caller: CALLER.to_owned(), reference, credential, over_by }
 }
 
 fn by_token() -> Inquiry {
@@ -441,7 +442,7 @@ async fn examined(status: StatusCode, body: &'static str) -> (Examination, Stand
         (status, [("request-id", "of-graph")], body).into_response()
     })
     .await;
-    let examined = graph(&server).examine(&connection("hunter2")).await.unwrap();
+    let examined = graph(&server).examine(&connection("hunter2"), CALLER).await.unwrap();
     (examined, server)
 }
 
@@ -468,7 +469,7 @@ async fn a_test_of_a_connection_asks_graph_once_and_tells_the_token_from_the_per
 async fn the_token_of_a_test_is_there_for_the_polls_that_follow() {
     let server = granting(|_| json(RUNNING)).await;
     let graph = graph(&server);
-    graph.examine(&connection("hunter2")).await.unwrap();
+    graph.examine(&connection("hunter2"), CALLER).await.unwrap();
     assert_eq!(graph.poll(by_connection()).await.event, STILL_RUNNING);
     assert_eq!(server.token_requests().len(), 1);
 }
@@ -479,14 +480,42 @@ async fn an_identity_is_tested_twice_in_half_a_minute_and_no_more() {
     let clock = Arc::new(SetClock::default());
     let graph = graph_at(&server.root, PATIENT, &clock);
     for _ in 0..2 {
-        graph.examine(&connection("hunter2")).await.unwrap();
+        graph.examine(&connection("hunter2"), CALLER).await.unwrap();
     }
     // Another secret is no other identity.
-    let wait = graph.examine(&connection("hunter3")).await.unwrap_err().wait;
+    let wait = graph.examine(&connection("hunter3"), CALLER).await.unwrap_err().wait;
     assert_eq!(wait, Duration::from_secs(30));
     clock.advance(wait);
-    graph.examine(&connection("hunter3")).await.unwrap();
+    graph.examine(&connection("hunter3"), CALLER).await.unwrap();
     assert_eq!(server.polls().len(), 3);
+}
+
+/// Nor does Graph hear more of it by that.
+#[tokio::test]
+async fn tests_with_proofs_that_are_none_keep_only_who_makes_them_from_testing() {
+    let server = StandIn::start(|request| {
+        if !request.wants_a_token() {
+            return json(RUNNING);
+        }
+        if request.body.contains("hunter") {
+            return grant("granted");
+        }
+        (StatusCode::UNAUTHORIZED, r#"{"error":"invalid_client"}"#).into_response()
+    })
+    .await;
+    let graph = graph_at(&server.root, PATIENT, &Arc::default());
+    for _ in 0..2 {
+        graph.examine(&connection("none"), "mallory").await.unwrap();
+    }
+    graph.examine(&connection("none"), "mallory").await.unwrap_err();
+    assert_eq!(
+        graph.examine(&connection("hunter2"), CALLER).await.unwrap().finding,
+        Finding::Works
+    );
+    // Whoever has brought proofs that are taken, each of which is new.
+    graph.examine(&connection("hunter3"), "fabrikam").await.unwrap();
+    graph.examine(&connection("hunter4"), "litware").await.unwrap_err();
+    assert_eq!(server.polls().len(), 2);
 }
 
 #[tokio::test]

@@ -73,6 +73,7 @@ async fn granting() -> StandIn {
 fn inquiry(connection: &Connection, now: Timestamp) -> Inquiry {
     Inquiry {
         operation: OperationId(7),
+        caller: "contoso".to_owned(),
         reference: Reference { version: ApiVersion::V1, id: "a-b_c".to_owned() },
         credential: Credential::Connection(connection.clone().into()),
         over_by: crate::operation::after(now, HOUR),

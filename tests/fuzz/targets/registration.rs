@@ -85,7 +85,7 @@ struct NoGraph;
 
 #[async_trait]
 impl Examiner for NoGraph {
-    async fn examine(&self, _: &Connection) -> Result<Examination, TooSoon> {
+    async fn examine(&self, _: &Connection, _: &str) -> Result<Examination, TooSoon> {
         Err(TooSoon { wait: std::time::Duration::ZERO })
     }
 }

@@ -157,7 +157,7 @@ pub(super) struct NoGraph;
 
 #[async_trait]
 impl Examiner for NoGraph {
-    async fn examine(&self, _: &Connection) -> Result<Examination, TooSoon> {
+    async fn examine(&self, _: &Connection, _: &str) -> Result<Examination, TooSoon> {
         Ok(Examination { finding: Finding::Trouble, complaint: Complaint::default(), graph: None })
     }
 }
