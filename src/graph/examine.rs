@@ -14,7 +14,8 @@ pub trait Examiner: Send + Sync {
     /// cannot exist.
     ///
     /// Takes no slot of the connection's lane, which leaves two of the ten requests that Graph grants
-    /// in 30 s: these are the two. So of one identity a third test within 30 s is refused.
+    /// in 30 s: these are the two. So of one identity a third test within 30 s is refused, and of proofs
+    /// that Entra has yet to take a caller's third.
     async fn examine(&self, connection: &Connection, caller: &str) -> Result<Examination, TooSoon>;
 }
 

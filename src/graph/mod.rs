@@ -62,8 +62,8 @@ pub trait Graph: Send + Sync {
 pub struct Inquiry {
     /// Whose poll this is, for the log.
     pub operation: OperationId,
-    /// Whose operation it is, by the caller's name. Of requests for tokens by a proof that Entra has yet to
-    /// take, each caller has a ration.
+    /// Whose operation it is, by the caller's name. Each caller has a ration of requests for tokens by
+    /// proofs that Entra has yet to take.
     pub caller: String,
     pub reference: Reference,
     pub credential: Credential,

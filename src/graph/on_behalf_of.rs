@@ -111,7 +111,7 @@ impl OnBehalfOf for HttpGraph {
         let (asked_at, scope) = (self.clock.now(), self.user_scope());
         let (tenant, client_id) = (client.tenant.clone(), client.client_id.clone());
         let eater =
-            Eater { tenant, client_id, user: Some(user.object_id.clone()), brought_by: None };
+            Eater { tenant, client_id, user: Some(user.object_id.clone()), unproven_by: None };
         self.tokens.ration(&eater, asked_at).map_err(|hindrance| match hindrance {
             Hindrance::Trouble { retry_after } => NotExchanged::Trouble { retry_after },
             Hindrance::Refused(_) => NotExchanged::Client,

@@ -1,4 +1,5 @@
-//! How often one identity may ask for tokens, whatever goes wrong.
+//! How often one identity may ask for tokens, whatever goes wrong; and each caller by proofs of it that
+//! Entra has yet to take.
 //!
 //! Entra blocks apps that ask in a loop (AADSTS50196), and a loop can be made of many things: tokens
 //! that expire at once or that Graph refuses, proofs that are replaced again and again, restarts aside.
@@ -31,9 +32,9 @@ pub(super) struct Eater {
     pub(super) tenant: String,
     pub(super) client_id: String,
     pub(super) user: Option<String>,
-    /// The caller who brought a proof that Entra has yet to take. Who knows the name of another caller's
+    /// The caller who asks by a proof that Entra has yet to take. Who knows the name of another caller's
     /// app could use up the ration of that otherwise, with proofs that are none.
-    pub(super) brought_by: Option<String>,
+    pub(super) unproven_by: Option<String>,
 }
 
 impl Ration {

@@ -1,7 +1,8 @@
 //! The access tokens of connections: fetched once however many polls wait, shared, renewed.
 //!
 //! Entra blocks apps that ask in a loop (AADSTS50196). So nothing that goes wrong here, and nothing
-//! that goes wrong at Graph, makes one identity ask more often than its [`Ration`] allows.
+//! that goes wrong at Graph, makes one identity ask more often than its [`Ration`] allows; nor each caller
+//! who asks by proofs of it that Entra has yet to take, which may be none.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -112,8 +113,7 @@ const LONGEST_ASKED: Duration = Duration::from_hours(1);
 const REFUSED_FOR: Duration = Duration::from_mins(1);
 
 impl Tokens {
-    /// For `shortest_service` see [`SHORTEST_SERVICE`]; an identity's ration is one request in twice
-    /// that.
+    /// For `shortest_service` see [`SHORTEST_SERVICE`]; a ration is one request in twice that.
     pub(super) fn new(shortest_service: Duration) -> Self {
         let ration = Ration::new(AT_ONCE, shortest_service.saturating_mul(2));
         let examinations = Ration::new(EXAMINATIONS_AT_ONCE, shortest_service);
@@ -158,7 +158,8 @@ impl Tokens {
             Next::Renew(..) | Next::Fetch(_) => {}
         }
         let asked_at = clock.now();
-        let result = match self.ration(&self.eater(identity, caller), asked_at) {
+        let eater = self.eater(identity, caller);
+        let result = match self.ration(&eater, asked_at) {
             Ok(()) => {
                 let began = Instant::now();
                 let fetched = fetch.await;
@@ -167,6 +168,10 @@ impl Tokens {
             }
             Err(hindrance) => {
                 self.metrics.tokens.rationed();
+                if eater.unproven_by.is_some() {
+                    // Others may ask with the same proof, who have not used up what is theirs.
+                    return Err(hindrance);
+                }
                 Err(hindrance)
             }
         };
@@ -177,13 +182,20 @@ impl Tokens {
     /// may be one.
     pub(super) fn ration(&self, eater: &Eater, now: Timestamp) -> Result<(), Hindrance> {
         let mut ration = self.ration.lock().unwrap_or_else(PoisonError::into_inner);
-        let Eater { tenant, client_id, brought_by, .. } = eater;
+        let Eater { tenant, client_id, unproven_by, .. } = eater;
         ration.take(eater, now).map_err(|wait| {
             let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-            tracing::error!(
-                %tenant, client_id, brought_by, wait_ms,
-                "too many tokens were asked for, and no more are for now: see why they do not last"
-            );
+            match unproven_by {
+                None => tracing::error!(
+                    %tenant, client_id, wait_ms,
+                    "too many tokens were asked for, and no more are for now: see why they do not last"
+                ),
+                Some(caller) => tracing::warn!(
+                    %tenant, client_id, caller, wait_ms,
+                    "{caller} asked for too many tokens by proofs that Entra has not taken, and asks for \
+                     no more for now"
+                ),
+            }
             Hindrance::Trouble { retry_after: Some(wait) }
         })
     }
@@ -227,8 +239,8 @@ impl Tokens {
     /// For whom a request counts: the identity, once its proof has brought a token; `caller` until then.
     fn eater(&self, identity: &Identity, caller: &str) -> Eater {
         let is_taken = self.lock().get(identity).is_some_and(|entry| entry.held.is_some());
-        let brought_by = (!is_taken).then(|| caller.to_owned());
-        Eater { brought_by, ..identity.eater.clone() }
+        let unproven_by = (!is_taken).then(|| caller.to_owned());
+        Eater { unproven_by, ..identity.eater.clone() }
     }
 
     /// Keeps what was granted to who asked in another way than by [`Self::get`].
@@ -313,7 +325,7 @@ impl Identity {
         // A user's budget of token requests is none of the app's.
         let user = connection.user().map(str::to_owned);
         let (tenant, client_id) = (tenant.clone(), client_id.clone());
-        let eater = Eater { tenant, client_id, user, brought_by: None };
+        let eater = Eater { tenant, client_id, user, unproven_by: None };
         Self { eater, proof: proof.digest(), scope: scope.to_owned() }
     }
 

@@ -22,6 +22,7 @@ use tokio::task::block_in_place;
 use tokio::time::Instant;
 use url::Url;
 
+use crate::contract::LEASE;
 use crate::support::postgres::{Cluster, Fsync, Server};
 use crate::support::relay::{Relay, Way};
 use crate::support::seconds;
@@ -150,9 +151,10 @@ async fn a_server_that_is_only_read_from_now_on_is_left_for_the_next_on_postgres
 
     block_in_place(|| first.set("default_transaction_read_only", "on"));
     block_in_place(|| second.promote());
-    let write = async || store.rest_graph_lanes(Timestamp::UNIX_EPOCH).await;
-    write().await.expect_err("the first connection finds out");
-    write().await.expect("all others are not used again");
+    // Of its first statements, which do not wait for each other, one locks what it finds.
+    let claim = async || store.claim(Timestamp::UNIX_EPOCH, LEASE, 1).await;
+    claim().await.expect_err("the first connection finds out");
+    claim().await.expect("all others are not used again");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -85,7 +85,10 @@ async fn whatever_is_done_again_and_again_finds_its_rows_by_their_keys() {
         assert!(plans.iter().any(|plan| plan.contains(wanted)), "nothing was asked with {wanted}");
     }
     for plan in plans {
-        let excesses = excesses(plan);
+        let mut excesses = excesses(plan);
+        if plan.contains("LIMIT wanted.room") && plan.contains("Sort Key") {
+            excesses.insert("due steps that are sorted".to_owned());
+        }
         assert!(excesses.is_empty(), "{excesses:?} in {plan}");
     }
 }

@@ -490,7 +490,7 @@ async fn an_identity_is_tested_twice_in_half_a_minute_and_no_more() {
     assert_eq!(server.polls().len(), 3);
 }
 
-/// Nor does Graph hear more of it by that.
+/// And however many new proofs there are, Graph is asked as often as with one.
 #[tokio::test]
 async fn tests_with_proofs_that_are_none_keep_only_who_makes_them_from_testing() {
     let server = StandIn::start(|request| {
@@ -512,7 +512,7 @@ async fn tests_with_proofs_that_are_none_keep_only_who_makes_them_from_testing()
         graph.examine(&connection("hunter2"), CALLER).await.unwrap().finding,
         Finding::Works
     );
-    // Whoever has brought proofs that are taken, each of which is new.
+    // Each of these is new as well, and taken.
     graph.examine(&connection("hunter3"), "fabrikam").await.unwrap();
     graph.examine(&connection("hunter4"), "litware").await.unwrap_err();
     assert_eq!(server.polls().len(), 2);

@@ -353,6 +353,11 @@ async fn proofs_that_are_none_use_up_the_ration_of_who_brings_them() {
         scene.clock.advance(Duration::from_millis(300));
     }
     assert_eq!(asked, 10);
+    // A proof that she shares with another caller is asked with by that one, whatever she has used up.
+    scene.get_for("mallory", "shared", pending()).await.unwrap_err();
+    let shared =
+        async { Ok(Granted { secret: "of both".into(), lives_for: HOUR, refresh_token: None }) };
+    assert_eq!(scene.get_for("fabrikam", "shared", shared).await, Ok("of both".to_owned()));
     // Neither the connection that works nor another caller's new proof has to wait for it.
     scene.refuse("s", "token 1");
     assert_eq!(scene.granting("s").await, Ok(token(2)));

@@ -227,7 +227,9 @@ CREATE TABLE steps (
     claimed_until BIGINT,
     PRIMARY KEY (operation, callback)
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
-CREATE INDEX steps_by_lane ON steps (lane, due_at);
+-- In the order in which a claim takes them. With any other one the server would have to read and sort all
+-- that is due on a lane, as it may skip any number of them.
+CREATE INDEX steps_by_lane ON steps (lane, due_at, operation, callback);
 CREATE INDEX steps_by_lapse ON steps (lapse_at);
 
 CREATE TABLE callbacks (

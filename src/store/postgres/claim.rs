@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use tokio_postgres::Row;
 
 use super::directory::Readable;
-use super::error::for_another;
+use super::error::{both, for_another};
 use super::hand_out::{HandedOut, hand_out};
 use super::row::Columns;
 use super::schedule::Key;
@@ -18,7 +18,6 @@ use super::{callback_options, connections, lives};
 use crate::courier::{ExtraHeader, Signers};
 use crate::graph::{self, AccessToken, Credential};
 use crate::lane;
-use crate::operation::after;
 use crate::store::broken::BrokenSteps;
 use crate::store::columns::Fields as _;
 use crate::store::sealed::{self, callback_secret_place, token_place};
@@ -35,8 +34,8 @@ pub(super) async fn claim(
 ) -> Result<Vec<Claimed>, StoreError> {
     let handful = hand_out(transaction, policy, now, lease, hands).await?;
     // What is read is sent first: while the server writes, we open what it has told.
-    let claimed = open(transaction, vault, &handful.steps, (now, after(now, lease)));
-    Ok(tokio::try_join!(claimed, handful.write(transaction))?.0)
+    let claimed = open(transaction, vault, &handful.steps, (now, handful.until));
+    Ok(both(claimed, handful.write(transaction)).await?.0)
 }
 
 /// What there is to do for each of these steps; all but those of which that cannot be told.

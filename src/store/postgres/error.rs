@@ -121,6 +121,32 @@ where
     work().await
 }
 
+/// What comes of statements that are sent without waiting for each other, `first` before `second`.
+///
+/// Where the server refuses one statement of a transaction, it refuses those behind it for that alone, and
+/// either answer may be looked at first. The error is the one that says why: what is done about it, by
+/// [`is_conflict`] and others, depends on that.
+pub(super) fn both<A, B>(
+    first: impl Future<Output = Result<A, StoreError>>,
+    second: impl Future<Output = Result<B, StoreError>>,
+) -> impl Future<Output = Result<(A, B), StoreError>> {
+    // Apart, for they are large, and everybody who waits for them would carry both.
+    let (first, second) = (Box::pin(first), Box::pin(second));
+    async {
+        match tokio::join!(first, second) {
+            (Ok(first), Ok(second)) => Ok((first, second)),
+            (Err(consequence), Err(cause)) if is_consequence(&consequence) => Err(cause),
+            (Err(error), _) | (Ok(_), Err(error)) => Err(error),
+        }
+    }
+}
+
+fn is_consequence(error: &StoreError) -> bool {
+    let StoreError::Unavailable(error) = error else { return false };
+    let state = error.downcast_ref::<Error>().and_then(Error::code);
+    state == Some(&SqlState::IN_FAILED_SQL_TRANSACTION)
+}
+
 fn failed(error: Error, doing: &'static str) -> StoreError {
     let state = error.code().cloned();
     let error = anyhow::Error::new(error).context(doing);

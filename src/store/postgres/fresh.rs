@@ -8,7 +8,7 @@ use tokio_postgres::binary_copy::BinaryCopyInWriter;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
 
-use super::error::Context as _;
+use super::error::{Context as _, both};
 use super::lives::with_columns;
 use super::register::Prepared;
 use super::row::Columns;
@@ -125,9 +125,10 @@ async fn copy_operations(
         AS number FROM generate_series(1, $1::bigint)";
     let count = i64::try_from(fresh.len()).unwrap_or(i64::MAX);
     let params: [&(dyn ToSql + Sync); 1] = [&count];
-    let (numbers, ()) = tokio::try_join!(rows(transaction, doing, sql, &params), async {
+    let (numbers, ()) = both(rows(transaction, doing, sql, &params), async {
         transaction.batch_execute("SAVEPOINT copying").await.context(doing)
-    })?;
+    })
+    .await?;
     let number = |row| Columns { table: "operations", row }.get("number");
     let numbers: Vec<i64> = numbers.iter().map(number).collect::<Result<_, _>>()?;
     let copied = copy(transaction, fresh, &numbers).await;

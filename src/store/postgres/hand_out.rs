@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use tokio_postgres::types::ToSql;
 
 use super::dial::LOCK_PATIENCE;
-use super::error::Context as _;
+use super::error::{Context as _, both};
 use super::lanes::{self, LANE};
 use super::row::Columns;
 use super::rows;
@@ -44,11 +44,12 @@ pub(super) struct Handful {
     pub(super) steps: Vec<HandedOut>,
     /// What is still to be written of it, before the end of the transaction.
     unwritten: Round,
-    until: Timestamp,
+    /// The end of the lease.
+    pub(super) until: Timestamp,
 }
 
 impl Handful {
-    /// Writes what [`hand_out`] has left for the time in which its caller has better to do than wait.
+    /// Writes the last round, which is left unwritten so that its caller can read and decrypt meanwhile.
     pub(super) async fn write(&self, transaction: &Transaction<'_>) -> Result<(), StoreError> {
         self.unwritten.write(transaction, self.until).await
     }
@@ -72,7 +73,7 @@ impl Round {
         // When a lane is next ready follows from the steps that are left, so it is sent after them. A
         // statement that has yet to be prepared may come later all the same: the lane is ready too
         // early then, and the claim that finds nothing sets it right.
-        tokio::try_join!(taking, lanes::save(transaction, lanes)).map(drop)
+        both(taking, lanes::save(transaction, lanes)).await.map(drop)
     }
 }
 
@@ -87,10 +88,9 @@ pub(super) async fn hand_out(
 ) -> Result<Handful, StoreError> {
     let until = after(now, lease);
     // The first lanes are looked for at the same time; what lapses takes hands from the last of them.
-    let (lapsed, mut candidates) = tokio::try_join!(
-        lapsed(transaction, now, hands.div_ceil(2)),
-        candidates(transaction, now, lanes_for(hands)),
-    )?;
+    let lapsed = lapsed(transaction, now, hands.div_ceil(2));
+    let (lapsed, mut candidates) =
+        both(lapsed, candidates(transaction, now, lanes_for(hands))).await?;
     take(transaction, &lapsed, until).await?;
     let lapse = |(key, token)| HandedOut { key, token, lane: None };
     let mut steps: Vec<HandedOut> = lapsed.into_iter().map(lapse).collect();
@@ -205,6 +205,7 @@ async fn wait_for(
     transaction.batch_execute(&patient).await.context(doing)?;
     let waited = rows(transaction, doing, &ready, &[&lane, &now]).await;
     let end = match &waited {
+        // The default is the server's or the role's, which is not what we have set for the session.
         Ok(_) => &format!("SET LOCAL lock_timeout = '{LOCK_PATIENCE}'"),
         Err(StoreError::Locked(_)) => "ROLLBACK TO waiting",
         Err(_) => return waited.map(|mut found| found.pop()),
@@ -239,7 +240,7 @@ async fn serve(
 }
 
 /// Due steps of each of these lanes that nobody is at, locked: as many as it has room for, and `most`
-/// at the most.
+/// at the most, of which some may be left over.
 async fn due(
     transaction: &Transaction<'_>,
     now: Timestamp,

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use tokio_postgres::types::ToSql;
 
 use super::connect::{Database, work};
+use super::error::both;
 use super::row::Columns;
 use super::{plan_by_keys, rows};
 use crate::lane::{self, Lane, LaneName};
@@ -42,7 +43,8 @@ pub(super) async fn find_or_make<N: Borrow<LaneName> + Ord>(
 
 /// Makes those lanes that are not there yet, for everybody to see at once, each ready for the first
 /// step that is to be planned on it. What is planned in the end may be nothing, or later: a claim that
-/// finds nothing sets it right. But for most of them it need not be written again by [`announce`](super::schedule::announce).
+/// finds nothing sets it right. But for most of them it need not be written again by
+/// [`announce`](super::schedule::announce).
 pub(super) async fn make(
     database: &Database,
     policy: &lane::Policy,
@@ -51,9 +53,9 @@ pub(super) async fn make(
     let new = Arc::new(NewLanes::of(policy, first_due.iter().map(|(name, at)| (*name, *at))));
     let make = work(move |transaction| {
         let new = Arc::clone(&new);
-        Box::pin(async move {
-            tokio::try_join!(plan_by_keys(transaction), new.make(transaction)).map(drop)
-        })
+        Box::pin(
+            async move { both(plan_by_keys(transaction), new.make(transaction)).await.map(drop) },
+        )
     });
     database.transaction(make).await
 }

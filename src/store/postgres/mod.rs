@@ -2,13 +2,14 @@
 //!
 //! What the one writer is for SQLite, row locks are here. Every transaction takes them in the same
 //! order: keys, operations and steps, then lanes by number, and so hardly ever meets another in a
-//! circle; where two do, one of them is tried again. Two rules keep a step from being forgotten:
+//! circle; where two do, one of them is tried again. Three rules keep a step from being forgotten:
 //!
 //! * Whoever plans a step locks its lane before it says when the lane is ready, and until its end; and
 //!   so does whoever works out when a lane is ready again. Otherwise each could miss what the other
 //!   has not committed yet.
 //! * A claim waits for the lane that has been ready for longest, and passes over those that others
 //!   hold. So it never waits while it holds one, and no busy lane is passed over for ever.
+//! * A claim locks due steps after their lanes, against that order, and so waits for no step.
 //!
 //! No transaction is held while anything outside is asked.
 
@@ -61,7 +62,7 @@ use tokio_util::sync::CancellationToken;
 use self::batch::Batches;
 use self::connect::{Database, work};
 use self::directory::KnownDirectory;
-use self::error::Context as _;
+use self::error::{Context as _, both};
 use self::replicas::Replicas;
 use self::row::Columns;
 use self::time::SharedTime;
@@ -258,7 +259,7 @@ impl Store for PostgresStore {
                 // By itself, for what it asks is to be answered at once.
                 time.check(transaction).await?;
                 let claiming = claim::claim(transaction, &vault, &policy, now, lease, hands);
-                Ok(tokio::try_join!(plan_by_keys(transaction), claiming)?.1)
+                Ok(both(plan_by_keys(transaction), claiming).await?.1)
             })
         });
         self.database.transaction(claim).await
@@ -270,7 +271,7 @@ impl Store for PostgresStore {
             let (policy, commits) = (Arc::clone(&policy), Arc::clone(&commits));
             Box::pin(async move {
                 let committing = steps::commit(transaction, &policy, &commits);
-                Ok(tokio::try_join!(plan_by_keys(transaction), committing)?.1)
+                Ok(both(plan_by_keys(transaction), committing).await?.1)
             })
         });
         let committed = self.database.transaction(commit).await;
@@ -305,7 +306,7 @@ impl Store for PostgresStore {
             let amendment = Arc::clone(&amendment);
             Box::pin(async move {
                 let amending = steps::amend(transaction, &vault, &policy, &amendment);
-                Ok(tokio::try_join!(plan_by_keys(transaction), amending)?.1)
+                Ok(both(plan_by_keys(transaction), amending).await?.1)
             })
         });
         self.database.transaction(amend).await
@@ -389,7 +390,7 @@ impl Store for PostgresStore {
             let (policy, advance) = (Arc::clone(&policy), Arc::clone(&advance));
             Box::pin(async move {
                 let advancing = resends::advance(transaction, &policy, &advance);
-                Ok(tokio::try_join!(plan_by_keys(transaction), advancing)?.1)
+                Ok(both(plan_by_keys(transaction), advancing).await?.1)
             })
         });
         let advanced = self.database.transaction(advance).await;
@@ -477,7 +478,7 @@ impl Store for PostgresStore {
 /// takes as long as they do, and others for tables that were empty when the connection was new: until
 /// it next looks at those, minutes later, it reads all of their rows.
 ///
-/// Beside other statements in a `try_join!` it comes first: what is polled first is sent first, and the
+/// Beside other statements in [`both`] it comes first: what is polled first is sent first, and the
 /// server takes it in turn.
 async fn plan_by_keys(transaction: &Transaction<'_>) -> Result<(), StoreError> {
     let sql = "SET LOCAL plan_cache_mode = force_generic_plan; \

@@ -6,7 +6,7 @@ use deadpool_postgres::Transaction;
 use jiff::Timestamp;
 
 use super::connect::Database;
-use super::error::{Context as _, Overtaken};
+use super::error::{Context as _, Overtaken, both};
 use super::row::Columns;
 use super::schedule::{self, Key, Planned};
 use super::{destinations, fresh, lanes, lives, plan_by_keys, rows};
@@ -74,11 +74,9 @@ pub(super) async fn register(
     registrations: &[Prepared],
 ) -> Result<Vec<Registered>, StoreError> {
     let names: BTreeSet<&LaneName> = registrations.iter().map(|it| &it.lane).collect();
-    let ((), lanes) = tokio::try_join!(
-        plan_by_keys(transaction),
-        // Those that were forgotten since they were made.
-        lanes::find_or_make(transaction, policy, names)
-    )?;
+    // Those lanes are made that were forgotten since they were.
+    let lanes = lanes::find_or_make(transaction, policy, names);
+    let ((), lanes) = both(plan_by_keys(transaction), lanes).await?;
     let mut answers: Vec<Option<Registered>> = registrations.iter().map(|_| None).collect();
     let mut planned = Vec::new();
     let mut left: Vec<usize> = (0..registrations.len()).collect();
@@ -241,11 +239,10 @@ async fn refuse(
         return Ok(());
     }
     // None of them needs another, so they share a round trip.
-    let (Live { mut counts, near }, connections, gone) = tokio::try_join!(
-        live(transaction, &open),
-        connections(transaction, &open),
-        destinations::gone(transaction, open.iter().map(|it| &it.registration)),
-    )?;
+    let gone = destinations::gone(transaction, open.iter().map(|it| &it.registration));
+    let others = both(connections(transaction, &open), gone);
+    let (live, (connections, gone)) = both(live(transaction, &open), others).await?;
+    let Live { mut counts, near } = live;
     let gone_since =
         |it: &Registration| gone.get(&(it.caller.clone(), it.callback_url.clone())).copied();
     let is_in_doubt = |it: &&Prepared| {
