@@ -74,7 +74,7 @@ pub(super) async fn register(
     registrations: &[Prepared],
 ) -> Result<Vec<Registered>, StoreError> {
     let names: BTreeSet<&LaneName> = registrations.iter().map(|it| &it.lane).collect();
-    // Those lanes are made that were forgotten since they were.
+    // They were made before this transaction, and those made again that somebody has forgotten since.
     let lanes = lanes::find_or_make(transaction, policy, names);
     let ((), lanes) = both(plan_by_keys(transaction), lanes).await?;
     let mut answers: Vec<Option<Registered>> = registrations.iter().map(|_| None).collect();
