@@ -88,6 +88,13 @@ pub(super) fn is_about_values(error: &StoreError) -> bool {
     state.is_some_and(|state| state.code().starts_with("22") || state.code().starts_with("23"))
 }
 
+/// Whether the database has something already that there can be only one of.
+pub(super) fn is_there_already(error: &StoreError) -> bool {
+    let StoreError::Unavailable(error) = error else { return false };
+    let state = error.downcast_ref::<Error>().and_then(Error::code);
+    state == Some(&SqlState::UNIQUE_VIOLATION)
+}
+
 /// The same error, for another one who had a part in the transaction.
 pub(super) fn for_another(error: &StoreError) -> StoreError {
     let text = |error: &anyhow::Error| anyhow::anyhow!("{error:#}");

@@ -1,14 +1,12 @@
 //! New operations as rows: a few by a statement, and many copied in.
 
 use std::collections::HashMap;
-use std::pin::pin;
 
 use deadpool_postgres::Transaction;
-use tokio_postgres::binary_copy::BinaryCopyInWriter;
-use tokio_postgres::error::SqlState;
-use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::types::ToSql;
 
-use super::error::{Context as _, both};
+use super::copy::CopyIn;
+use super::error::{Context as _, both, is_there_already};
 use super::lives::with_columns;
 use super::register::Prepared;
 use super::row::Columns;
@@ -20,9 +18,9 @@ use crate::store::{Registration, StoreError};
 
 /// Writes one row of a copy.
 macro_rules! write_row {
-    ($writer:expr, $number:expr, $row:expr, |$pattern:pat_param| $($column:ident: $value:expr),+ $(,)?) => {{
+    ($copy:expr, $number:expr, $row:expr, |$pattern:pat_param| $($column:ident: $value:expr),+ $(,)?) => {{
         let $pattern = $row;
-        $writer.as_mut().write(&[$number, $(&$value),+]).await
+        $copy.write(&[$number, $(&$value),+]).await
     }};
 }
 
@@ -131,41 +129,27 @@ async fn copy_operations(
     .await?;
     let number = |row| Columns { table: "operations", row }.get("number");
     let numbers: Vec<i64> = numbers.iter().map(number).collect::<Result<_, _>>()?;
-    let copied = copy(transaction, fresh, &numbers).await;
+    let copied = copy(transaction, doing, fresh, &numbers).await;
     match copied {
         Ok(()) => Ok(Some(fresh.iter().map(|it| it.2.id).zip(numbers).collect())),
-        Err(error) if error.code() == Some(&SqlState::UNIQUE_VIOLATION) => {
+        Err(error) if is_there_already(&error) => {
             transaction.batch_execute("ROLLBACK TO copying").await.context(doing)?;
             Ok(None)
         }
-        Err(error) => Err(error).context(doing),
+        Err(error) => Err(error),
     }
-}
-
-/// Begins to copy rows into these columns of a table; each is written, and then the whole is finished.
-pub(super) async fn copy_into(
-    transaction: &Transaction<'_>,
-    table: &str,
-    columns: &str,
-) -> Result<BinaryCopyInWriter, tokio_postgres::Error> {
-    // Asked for the types of the columns, which a copy is not told.
-    let select = transaction.prepare_cached(&format!("SELECT {columns} FROM {table}")).await?;
-    let types: Vec<Type> = select.columns().iter().map(|it| it.type_().clone()).collect();
-    let copy = format!("COPY {table} ({columns}) FROM STDIN (FORMAT binary)");
-    let copy = transaction.prepare_cached(&copy).await?;
-    Ok(BinaryCopyInWriter::new(transaction.copy_in(&copy).await?, &types))
 }
 
 async fn copy(
     transaction: &Transaction<'_>,
+    doing: &'static str,
     fresh: &[Fresh<'_>],
     numbers: &[i64],
-) -> Result<(), tokio_postgres::Error> {
+) -> Result<(), StoreError> {
     let columns = format!("number, {NEW_COLUMNS}");
-    let sink = copy_into(transaction, "operations", &columns).await?;
-    let mut writer = pin!(sink);
+    let mut copy = CopyIn::begin(transaction, doing, "operations", &columns).await?;
     for (it, number) in fresh.iter().zip(numbers) {
-        new_operations!(write_row(writer, number, it))?;
+        new_operations!(write_row(copy, number, it))?;
     }
-    writer.finish().await.map(drop)
+    copy.finish().await
 }

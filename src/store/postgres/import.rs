@@ -1,17 +1,16 @@
 //! Takes in a whole installation from another database, whose place this one takes.
 
-use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::BytesMut;
 use deadpool_postgres::{ClientWrapper, Transaction};
 use rustls::ClientConfig;
 use tokio_postgres::Row;
-use tokio_postgres::binary_copy::BinaryCopyInWriter;
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, accepts, to_sql_checked};
 
 use super::address::Address;
 use super::connect::{Database, Lent};
+use super::copy::CopyIn;
 use super::error::Context as _;
 use super::{OpenError, check, schema};
 use crate::names::Names;
@@ -119,11 +118,12 @@ impl Target {
         let sink = self.connection.client()?.copy_in(&sql).await.context(doing)?;
         // A value brings its type along.
         let types = vec![Type::UNKNOWN; table.columns.len()];
-        let mut writer = pin!(BinaryCopyInWriter::new(sink, &types));
+        let mut copy = CopyIn::new(doing, sink, types);
         for row in rows {
-            writer.as_mut().write_raw(row).await.context(doing)?;
+            let row: Vec<_> = row.iter().map(|it| it as &(dyn ToSql + Sync)).collect();
+            copy.write(&row).await?;
         }
-        writer.finish().await.context(doing).map(drop)
+        copy.finish().await
     }
 
     /// The next rows in the order of their keys, the first ones or those behind a key.

@@ -20,6 +20,7 @@ mod callback_options;
 mod claim;
 mod connect;
 mod connections;
+mod copy;
 mod destinations;
 mod dial;
 mod directory;

@@ -1,13 +1,13 @@
 //! What is to happen next, and to which lane that is told.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::pin::pin;
 
 use deadpool_postgres::Transaction;
 use jiff::Timestamp;
 
-use super::error::{Context as _, Overtaken};
-use super::fresh::{FOR_A_COPY, copy_into};
+use super::copy::CopyIn;
+use super::error::Overtaken;
+use super::fresh::FOR_A_COPY;
 use super::lanes::{self, Locked};
 use super::rows;
 use crate::lane::{self, Report};
@@ -47,24 +47,21 @@ pub(super) async fn begin(
     planned: &[Planned],
 ) -> Result<(), StoreError> {
     if FOR_A_COPY <= planned.len() {
-        return copy(transaction, planned).await.context(PLANNING);
+        return copy(transaction, planned).await;
     }
     let sql = "INSERT INTO steps (operation, callback, lane, due_at, lapse_at) \
         SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[])";
     insert(transaction, sql, planned.iter().collect()).await
 }
 
-async fn copy(
-    transaction: &Transaction<'_>,
-    planned: &[Planned],
-) -> Result<(), tokio_postgres::Error> {
+async fn copy(transaction: &Transaction<'_>, planned: &[Planned]) -> Result<(), StoreError> {
     let columns = "operation, callback, lane, due_at, lapse_at";
-    let mut writer = pin!(copy_into(transaction, "steps", columns).await?);
+    let mut copy = CopyIn::begin(transaction, PLANNING, "steps", columns).await?;
     for Planned { key, lane, agenda } in planned {
         let (due, lapse) = (millis(agenda.step_at), millis(agenda.lapse_at));
-        writer.as_mut().write(&[&key.operation, &key.callback, lane, &due, &lapse]).await?;
+        copy.write(&[&key.operation, &key.callback, lane, &due, &lapse]).await?;
     }
-    writer.finish().await.map(drop)
+    copy.finish().await
 }
 
 /// Writes what is to happen next, or that nothing is. Who calls this calls [`announce`] as well,
