@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use tokio_postgres::types::ToSql;
 
 use super::connect::{Database, work};
-use super::error::both;
+use super::error::{Context as _, both};
 use super::row::Columns;
 use super::{plan_by_keys, rows};
 use crate::lane::{self, Lane, LaneName};
@@ -53,11 +53,19 @@ pub(super) async fn make(
     let new = Arc::new(NewLanes::of(policy, first_due.iter().map(|(name, at)| (*name, *at))));
     let make = work(move |transaction| {
         let new = Arc::clone(&new);
-        Box::pin(
-            async move { both(plan_by_keys(transaction), new.make(transaction)).await.map(drop) },
-        )
+        Box::pin(async move {
+            let make = both(plan_by_keys(transaction), new.make(transaction));
+            both(wait_for_no_disk(transaction), make).await.map(drop)
+        })
     });
     database.transaction(make).await
+}
+
+/// Lets a transaction end before it is on disk, or on a standby's. A crash may take it back, but together
+/// with all that others have since built upon it, which is behind it in the server's one log.
+async fn wait_for_no_disk(transaction: &Transaction<'_>) -> Result<(), StoreError> {
+    let sql = "SET LOCAL synchronous_commit = off";
+    transaction.batch_execute(sql).await.context("making lanes")
 }
 
 /// The columns of lanes to be made.
