@@ -98,6 +98,7 @@ async fn in_turns(url: &str) -> Vec<Slice> {
     for first in (0..SLICES * SLICE).step_by(SLICE) {
         // They are there before the clock starts, as the rows are below.
         let calls: Vec<_> = calls(first..first + SLICE).collect();
+        write_back().await;
         let began = Instant::now();
         keep(&*store, calls).await;
         let kept = began.elapsed();
@@ -110,6 +111,7 @@ async fn in_turns(url: &str) -> Vec<Slice> {
         let commits: i64 = client.query_one(&sql, &[]).await.unwrap().get(0);
         let in_a_commit = SLICE.div_ceil(usize::try_from(commits).unwrap());
         let batches = Batches::new(Mutex::new(read(&client, first, in_a_commit).await));
+        write_back().await;
         let (began, mut writing) = (Instant::now(), JoinSet::new());
         for writer in writers.drain(..) {
             writing.spawn(writer.send(Arc::clone(&batches)));
@@ -121,6 +123,13 @@ async fn in_turns(url: &str) -> Vec<Slice> {
     let count: i64 = client.query_one(sql, &[]).await.unwrap().get(0);
     assert_eq!(usize::try_from(count).unwrap(), SLICES * SLICE);
     slices.split_off(1)
+}
+
+/// Has the system write what it holds back for half a minute, and would then write all at once: for some
+/// seconds nobody's commits get to the disk, in whoever's turn that is.
+async fn write_back() {
+    let written = tokio::process::Command::new("sync").status().await.unwrap();
+    assert!(written.success(), "sync: {written}");
 }
 
 /// How many rows a second get in by `sql`, which takes so many with each commit.
