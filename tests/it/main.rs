@@ -10,6 +10,7 @@
 mod answers;
 mod api;
 mod architecture;
+mod commits;
 mod container;
 mod contract;
 mod damage;

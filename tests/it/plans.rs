@@ -15,7 +15,7 @@ use tokio::task::block_in_place;
 use crate::contract::keeping::cancel;
 use crate::contract::{Bench, attempted, polled};
 use crate::support::postgres::Cluster;
-use crate::support::{NOON, after, registration, token};
+use crate::support::{NOON, after, on_its_own_lane};
 
 /// A server that says how it goes about each statement, and would rather read whole tables, by several
 /// processes, with a program compiled for it.
@@ -44,18 +44,12 @@ fn plans(log: &str) -> Vec<&str> {
     log.split("LOG:  ").filter(|it| it.contains("Query Text:")).collect()
 }
 
-/// On a lane of its own.
-fn registered(n: u32) -> Registration {
-    let credential = token(&format!("token {n}"), after(100_000));
-    Registration { credential, ..registration(n) }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_is_done_again_and_again_finds_its_rows_by_their_keys() {
     let cluster = block_in_place(|| Cluster::start_with(&EAGER));
     let url = cluster.create_database();
     let bench = Bench::postgres_at(&url).await;
-    bench.keep((1..=200).map(registered)).await;
+    bench.keep((1..=200).map(on_its_own_lane)).await;
     let ask = |sql: &str| block_in_place(|| cluster.ask(&url, sql));
     ask("ANALYZE");
     // It would do all of that, and we would see it.
@@ -95,11 +89,11 @@ async fn whatever_is_done_again_and_again_finds_its_rows_by_their_keys() {
 
 /// Registrations, polls and attempts, many at once and few.
 async fn some_lives(bench: &Bench) {
-    bench.keep((1_001..1_041).map(registered)).await;
-    bench.keep((1_041..1_044).map(registered)).await;
-    let again = Registration { reference: registered(1).reference, ..registered(2_000) };
+    bench.keep((1_001..1_041).map(on_its_own_lane)).await;
+    bench.keep((1_041..1_044).map(on_its_own_lane)).await;
+    let again = Registration { reference: on_its_own_lane(1).reference, ..on_its_own_lane(2_000) };
     assert!(matches!(bench.register_one(again).await, Registered::Existing(_)));
-    cancel(bench, registered(200).operation.id, after(59)).await;
+    cancel(bench, on_its_own_lane(200).operation.id, after(59)).await;
     for (hands, seconds) in [(8, 60), (128, 61), (128, 200), (8, 300), (128, 2_000)] {
         let now = after(seconds);
         let claimed = bench.claim_at(now, hands).await;

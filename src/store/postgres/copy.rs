@@ -25,8 +25,11 @@ const TRAILER: i16 = -1;
 /// In place of a value's length.
 const NULL: i32 = -1;
 
-/// Rows are sent once there is so much of them, in bytes, for some hundred registrations.
+/// Rows are sent once there is so much of them, in bytes, which some hundred registrations are.
 const PIECE: usize = 256 * 1024;
+
+/// Room for a piece, with the row that makes it one.
+const ROOM: usize = PIECE + PIECE / 4;
 
 /// A copy into a table that is under way. Nothing of it is kept unless it is finished.
 pub(super) struct CopyIn {
@@ -59,11 +62,12 @@ impl CopyIn {
         Self { doing, sink: Box::pin(sink), types, piece: BytesMut::from(HEADER) }
     }
 
-    /// Writes the values of a row, in the order of the columns.
+    /// Writes the values of a row, in the order of the columns. After an error the copy is of no use.
     pub(super) async fn write(&mut self, row: &[&(dyn ToSql + Sync)]) -> Result<(), StoreError> {
         self.encode(row).map_err(|error| StoreError::Unavailable(error.context(self.doing)))?;
         if PIECE <= self.piece.len() {
-            self.send().await?;
+            // Or the next one would be moved each time that it has doubled.
+            self.send(BytesMut::with_capacity(ROOM)).await?;
         }
         Ok(())
     }
@@ -71,11 +75,12 @@ impl CopyIn {
     /// As many values as come: the server tells of it where they are not as many as the columns.
     fn encode(&mut self, row: &[&(dyn ToSql + Sync)]) -> Result<(), anyhow::Error> {
         self.piece.put_i16(row.len().try_into()?);
-        for (value, of_column) in row.iter().zip(&self.types) {
+        for (index, (value, of_column)) in row.iter().zip(&self.types).enumerate() {
             let before = self.piece.len();
             self.piece.put_i32(NULL);
             let written = value.to_sql_checked(of_column, &mut self.piece);
-            if let IsNull::No = written.map_err(anyhow::Error::from_boxed)? {
+            let which = |error| anyhow::Error::from_boxed(error).context(format!("value {index}"));
+            if let IsNull::No = written.map_err(which)? {
                 let from = before + mem::size_of_val(&NULL);
                 let length = i32::try_from(self.piece.len() - from)?;
                 self.piece[before..from].copy_from_slice(&length.to_be_bytes());
@@ -84,9 +89,7 @@ impl CopyIn {
         Ok(())
     }
 
-    async fn send(&mut self) -> Result<(), StoreError> {
-        // Or the next one would be moved each time that it has doubled.
-        let next = BytesMut::with_capacity(self.piece.len());
+    async fn send(&mut self, next: BytesMut) -> Result<(), StoreError> {
         let piece = mem::replace(&mut self.piece, next);
         self.sink.send(piece.freeze()).await.context(self.doing)
     }
@@ -94,7 +97,7 @@ impl CopyIn {
     /// Ends the copy, and with it whatever is wrong with its rows comes to light.
     pub(super) async fn finish(mut self) -> Result<(), StoreError> {
         self.piece.put_i16(TRAILER);
-        self.send().await?;
+        self.send(BytesMut::new()).await?;
         self.sink.as_mut().finish().await.context(self.doing).map(drop)
     }
 }

@@ -24,7 +24,8 @@ const TO_LET_IN: Duration = Duration::from_secs(3);
 pub(super) const LOCK_PATIENCE: &str = "8s";
 
 /// What the server holds us to, should we be the ones who hang, and what we rely on whatever its own
-/// settings are: a commit is on disk, a synchronous standby's included, before anybody learns of it.
+/// settings are: a commit is on disk, a synchronous standby's included, before anybody learns of it. (New
+/// lanes are not, see [`make`](super::lanes::make).)
 ///
 /// Nothing that we do lets a transaction stand still, so one that does is of a process that has
 /// stopped; what it has locked is free again before those who wait for it give up.

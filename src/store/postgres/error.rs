@@ -83,16 +83,19 @@ pub(super) fn is_of_all_connections(error: &StoreError) -> bool {
 /// Whether the database would not take some value: "data exception" or "integrity constraint
 /// violation", the classes 22 and 23 of SQLSTATE.
 pub(super) fn is_about_values(error: &StoreError) -> bool {
-    let StoreError::Unavailable(error) = error else { return false };
-    let state = error.downcast_ref::<Error>().and_then(Error::code);
-    state.is_some_and(|state| state.code().starts_with("22") || state.code().starts_with("23"))
+    let state = state(error).map(SqlState::code);
+    state.is_some_and(|state| state.starts_with("22") || state.starts_with("23"))
 }
 
 /// Whether the database has something already that there can be only one of.
 pub(super) fn is_there_already(error: &StoreError) -> bool {
-    let StoreError::Unavailable(error) = error else { return false };
-    let state = error.downcast_ref::<Error>().and_then(Error::code);
-    state == Some(&SqlState::UNIQUE_VIOLATION)
+    state(error) == Some(&SqlState::UNIQUE_VIOLATION)
+}
+
+/// What the server called it, where we have no word of our own for that.
+fn state(error: &StoreError) -> Option<&SqlState> {
+    let StoreError::Unavailable(error) = error else { return None };
+    error.downcast_ref::<Error>().and_then(Error::code)
 }
 
 /// The same error, for another one who had a part in the transaction.
@@ -149,9 +152,7 @@ pub(super) fn both<A, B>(
 }
 
 fn is_consequence(error: &StoreError) -> bool {
-    let StoreError::Unavailable(error) = error else { return false };
-    let state = error.downcast_ref::<Error>().and_then(Error::code);
-    state == Some(&SqlState::IN_FAILED_SQL_TRANSACTION)
+    state(error) == Some(&SqlState::IN_FAILED_SQL_TRANSACTION)
 }
 
 fn failed(error: Error, doing: &'static str) -> StoreError {

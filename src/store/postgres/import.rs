@@ -114,7 +114,11 @@ impl Target {
     pub async fn append(&mut self, table: &Table, rows: &[Vec<Value>]) -> Result<(), StoreError> {
         let doing = "writing rows of the copy";
         // Identity columns take the values that come, and other values are checked as ever.
-        let sql = format!("COPY {} ({}) FROM STDIN BINARY", table.name, table.columns.join(", "));
+        let sql = format!(
+            "COPY {} ({}) FROM STDIN (FORMAT binary)",
+            table.name,
+            table.columns.join(", ")
+        );
         let sink = self.connection.client()?.copy_in(&sql).await.context(doing)?;
         // A value brings its type along.
         let types = vec![Type::UNKNOWN; table.columns.len()];

@@ -65,8 +65,10 @@ pub(super) async fn make(
 /// with all that others have since built upon it, which is behind it in the server's one log.
 async fn wait_for_no_disk(transaction: &Transaction<'_>) -> Result<(), StoreError> {
     let sql = "SET LOCAL synchronous_commit = off";
-    transaction.batch_execute(sql).await.context("making lanes")
+    transaction.batch_execute(sql).await.context(MAKING)
 }
+
+const MAKING: &str = "making lanes";
 
 /// The columns of lanes to be made.
 #[derive(Default)]
@@ -104,7 +106,7 @@ impl NewLanes {
             ORDER BY fresh.name COLLATE \"C\" ON CONFLICT (name) DO NOTHING";
         let params: [&(dyn ToSql + Sync); 4] =
             [&self.names, &self.allowances, &self.failures, &self.ready];
-        rows(transaction, "making lanes", sql, &params).await.map(drop)
+        rows(transaction, MAKING, sql, &params).await.map(drop)
     }
 }
 

@@ -85,6 +85,12 @@ pub(crate) fn registration(n: u32) -> Registration {
     }
 }
 
+/// The same, by a token of its own, so that its polls share a lane with no other's.
+pub(crate) fn on_its_own_lane(n: u32) -> Registration {
+    let credential = token(&format!("token {n}"), after(100_000));
+    Registration { credential, ..registration(n) }
+}
+
 pub(crate) fn body(text: &str) -> Bytes {
     Bytes::copy_from_slice(text.as_bytes())
 }
