@@ -116,7 +116,7 @@ async fn the_same_operation_is_not_kept_twice_while_it_lives(bench: &Bench) {
 
 async fn many_at_once_are_kept_whether_or_not_some_of_them_are_there_already(bench: &Bench) {
     const MANY: u32 = 100;
-    // Long, so that they take several messages to a server.
+    // Long, so that they are copied to a server in several pieces.
     let credential = token(&"t".repeat(8_000), after(100_000));
     let register = async |numbers: std::ops::Range<u32>| {
         let registrations = numbers.map(|number| Registration {
