@@ -22,8 +22,8 @@ use crate::store::columns::{Fields as _, StoredLane};
 const ROUNDS: usize = 8;
 
 /// How many steps of a lane a claim with many hands takes at a time, where there are so many: to lock
-/// a lane and to write it costs as much for one.
-const STEPS_OF_A_LANE: usize = 4;
+/// a lane and to write it costs as much for one. It is what a Graph lane has room for at once.
+const STEPS_OF_A_LANE: usize = 8;
 
 /// To so many lanes a claim gives one step at least before it gives any of them more.
 const FEW_LANES: usize = 8;
@@ -89,8 +89,9 @@ pub(super) async fn hand_out(
     let until = after(now, lease);
     // The first lanes are looked for at the same time; what lapses takes hands from the last of them.
     let lapsed = lapsed(transaction, now, hands.div_ceil(2));
-    let (lapsed, mut candidates) =
-        both(lapsed, candidates(transaction, now, lanes_for(hands))).await?;
+    let mut steps_of_a_lane = STEPS_OF_A_LANE;
+    let first = candidates(transaction, now, lanes_for(hands, steps_of_a_lane));
+    let (lapsed, mut candidates) = both(lapsed, first).await?;
     take(transaction, &lapsed, until).await?;
     let lapse = |(key, token)| HandedOut { key, token, lane: None };
     let mut steps: Vec<HandedOut> = lapsed.into_iter().map(lapse).collect();
@@ -101,7 +102,7 @@ pub(super) async fn hand_out(
         if left == 0 {
             break;
         }
-        let lanes = lanes_for(left);
+        let lanes = lanes_for(left, steps_of_a_lane);
         if 0 < round {
             std::mem::take(&mut last).write(transaction, until).await?;
             candidates = self::candidates(transaction, now, lanes).await?;
@@ -111,13 +112,16 @@ pub(super) async fn hand_out(
         if ready.is_empty() {
             break;
         }
-        let before = steps.len();
+        let (before, served) = (steps.len(), ready.len());
         last = serve(transaction, policy, ready, (now, until), left, &mut steps).await?;
         // Lanes that were made for registrations that came to nothing stand before others once.
         let may_be_more = candidates.len() == lanes;
-        if steps.len() == before && !may_be_more {
+        let taken = steps.len() - before;
+        if taken == 0 && !may_be_more {
             break;
         }
+        // The next ones will hardly have more: where each has a single step, two rounds are enough.
+        steps_of_a_lane = (taken / served).clamp(1, STEPS_OF_A_LANE);
     }
     Ok(Handful { steps, unwritten: last, until })
 }
@@ -136,9 +140,9 @@ async fn lapsed(
     found.iter().map(|row| Ok((key(row)?, fresh_token()?))).collect()
 }
 
-/// To how many lanes so many hands are given.
-fn lanes_for(hands: usize) -> usize {
-    hands.div_ceil(STEPS_OF_A_LANE).max(hands.min(FEW_LANES))
+/// To how many lanes so many hands are given, if each has so many steps for them.
+fn lanes_for(hands: usize, steps_of_a_lane: usize) -> usize {
+    hands.div_ceil(steps_of_a_lane).max(hands.min(FEW_LANES))
 }
 
 /// Up to `limit` lanes that are ready, longest first.

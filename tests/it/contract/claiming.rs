@@ -24,6 +24,7 @@ laws![
     a_commit_without_the_newest_token_changes_nothing,
     a_step_handed_back_is_due_again,
     no_more_is_claimed_than_there_are_hands,
+    many_hands_are_filled_though_each_lane_has_a_single_step,
     a_graph_lane_holds_its_budget_in_any_window,
     a_slot_counts_from_the_answer_not_from_the_claim,
     a_throttled_lane_pauses_and_no_other,
@@ -152,6 +153,13 @@ async fn no_more_is_claimed_than_there_are_hands(bench: &Bench) {
         }
     }
     assert_eq!(seen.len(), 9);
+}
+
+async fn many_hands_are_filled_though_each_lane_has_a_single_step(bench: &Bench) {
+    bench.keep((1..=300).map(|n| on_lane(n, &format!("lane-{n}")))).await;
+    let now = after(60);
+    assert_eq!(bench.claim_at(now, 256).await.len(), 256);
+    assert_eq!(bench.claim_at(now, 256).await.len(), 300 - 256);
 }
 
 async fn a_graph_lane_holds_its_budget_in_any_window(bench: &Bench) {
