@@ -94,7 +94,7 @@ pub trait Store: UserGrants + Census + Send + Sync {
     /// `now + lease`.
     ///
     /// Operations and callbacks whose time has lapsed come too, lane or no lane, for no more than
-    /// half of the hands.
+    /// half of the hands, rounded up.
     async fn claim(
         &self,
         now: Timestamp,

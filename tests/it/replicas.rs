@@ -9,16 +9,17 @@ use engagement_bridge::clock::{Clock as _, SharedClock};
 use engagement_bridge::graph::Credential;
 use engagement_bridge::lane::{self, LaneName};
 use engagement_bridge::names::Names;
-use engagement_bridge::operation::{Answer, Verdict};
+use engagement_bridge::operation::{Answer, State, Verdict};
 use engagement_bridge::store::postgres::{OpenError, PostgresStore};
 use engagement_bridge::store::{
-    Amended, Amendment, Connections as _, Directory, Idempotency, OperationFilter, Page,
+    Amended, Amendment, Claimed, Connections as _, Directory, Idempotency, OperationFilter, Page,
     Registered, Registration, Step, Store,
 };
 use engagement_bridge::tls;
 use engagement_bridge::vault::{MasterKey, Vault};
 use futures_util::future::join_all;
 use jiff::SignedDuration;
+use tokio::sync::oneshot;
 use tokio::task;
 use tokio::time::Instant;
 use tokio_postgres::{Client, NoTls};
@@ -27,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use crate::contract::{LEASE, attempted, polled};
 use crate::support::postgres::{self, Server};
 use crate::support::{
-    NOON, SECRET, after, api_key, caller, connection, registration, seconds, token,
+    NOON, SECRET, after, api_key, caller, connection, on_its_own_lane, registration, seconds, token,
 };
 use crate::world::NoNames;
 
@@ -58,6 +59,10 @@ async fn open(
     PostgresStore::open(&url.parse().unwrap(), tls, names, vault, lanes).await
 }
 
+fn steps(claimed: &[Claimed]) -> Vec<Step> {
+    claimed.iter().map(|it| it.claim.step).collect()
+}
+
 /// Two replicas on a fresh database, with a caller `contoso` who has a connection of that name.
 struct Two {
     url: String,
@@ -84,6 +89,33 @@ impl Two {
             async move { store.register(vec![it]).await.unwrap().remove(0) }
         });
         join_all(registering).await
+    }
+
+    /// What the other replica's claim comes to while somebody holds a lane, who lets go of it as soon as
+    /// the claim waits for it, or ends without; and whether it has waited.
+    async fn claim_while_somebody_holds(&self, lane: &LaneName, hands: usize) -> (Vec<Step>, bool) {
+        let (mut holder, _connected) = connected(&self.url).await;
+        let (onlooker, _looking) = connected(&self.url).await;
+        let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+            AND wait_event_type = 'Lock'";
+        let is_waiting =
+            async || onlooker.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) == 1;
+        let holding = holder.transaction().await.unwrap();
+        let sql = "SELECT * FROM lanes WHERE name = $1 FOR UPDATE";
+        assert_eq!(holding.query(sql, &[&lane.to_string()]).await.unwrap().len(), 1);
+        let (ended, claim_ended) = oneshot::channel::<()>();
+        let claim = async {
+            let claimed = self.other.claim(after(100), LEASE, hands).await.unwrap();
+            drop(ended);
+            steps(&claimed)
+        };
+        let release = async {
+            let waited = async { while !is_waiting().await {} };
+            let has_waited = tokio::select! { () = waited => true, _ = claim_ended => false };
+            holding.commit().await.unwrap();
+            has_waited
+        };
+        tokio::join!(claim, release)
     }
 }
 
@@ -270,8 +302,7 @@ async fn a_lane_that_somebody_holds_keeps_no_other_from_being_served_on_postgres
     assert_eq!(holding.query(sql, &[&held.to_string()]).await.unwrap().len(), 1);
     let claiming = two.other.claim(after(60), LEASE, 8);
     let claimed = tokio::time::timeout(AT_ONCE, claiming).await.expect("it waits").unwrap();
-    let steps: Vec<_> = claimed.iter().map(|it| it.claim.step).collect();
-    assert_eq!(steps, [Step::Operation(id)]);
+    assert_eq!(steps(&claimed), [Step::Operation(id)]);
     // Where there is no other lane it waits for this one, but not for long.
     let claiming = two.other.claim(after(60), LEASE, 8);
     let claimed = tokio::time::timeout(AT_ONCE, claiming).await.expect("it waits").unwrap();
@@ -285,33 +316,65 @@ async fn a_lane_that_somebody_holds_keeps_no_other_from_being_served_on_postgres
 #[tokio::test(flavor = "multi_thread")]
 async fn a_claim_waits_a_little_for_the_lane_that_is_first_in_line_on_postgres() {
     let two = Two::start().await;
-    two.one.register(vec![registration(1)]).await.unwrap();
-    let (mut holder, _connected) = connected(&two.url).await;
-    let (onlooker, _looking) = connected(&two.url).await;
-    let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
-        AND wait_event_type = 'Lock'";
-    let is_waiting = async || onlooker.query_one(sql, &[]).await.unwrap().get::<_, i64>(0) == 1;
+    two.one.register(vec![in_line(1)]).await.unwrap();
     // On a machine that has much to do, a little may be over before we see that it waits.
     for _ in 0..20 {
-        let holding = holder.transaction().await.unwrap();
-        holding.batch_execute("SELECT * FROM lanes FOR UPDATE").await.unwrap();
-        let release = async {
-            let began_at = Instant::now();
-            let mut has_waited = is_waiting().await;
-            while !has_waited && began_at.elapsed() < seconds(1) {
-                has_waited = is_waiting().await;
-            }
-            holding.commit().await.unwrap();
-            has_waited
-        };
-        let (claimed, has_waited) = tokio::join!(two.other.claim(after(60), LEASE, 8), release);
-        let claimed = claimed.unwrap();
+        let (claimed, has_waited) = two.claim_while_somebody_holds(&graph_lane(1), 8).await;
         if has_waited && claimed.len() == 1 {
             return;
         }
         assert!(claimed.is_empty(), "it has come when nobody held the lane any more");
     }
     panic!("it never waits");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lane_that_was_passed_over_is_waited_for_the_next_time_on_postgres() {
+    let two = Two::start().await;
+    two.one.register((1..=40).map(in_line).collect()).await.unwrap();
+    let first = Step::Operation(in_line(1).operation.id);
+    for _ in 0..20 {
+        let (others, _) = two.claim_while_somebody_holds(&graph_lane(1), 1).await;
+        assert_ne!(others, [first]);
+        assert_eq!(others.len(), 1, "there are others that nobody holds");
+        let (claimed, has_waited) = two.claim_while_somebody_holds(&graph_lane(1), 1).await;
+        if has_waited && claimed == [first] {
+            return;
+        }
+    }
+    panic!("it is passed over each time");
+}
+
+/// As a replica does that serves them, or was stopped while it did.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_goes_past_all_lanes_that_somebody_holds_on_postgres() {
+    let two = Two::start().await;
+    two.one.register((1..=42).map(in_line).collect()).await.unwrap();
+    let (mut holder, _connected) = connected(&two.url).await;
+    let holding = holder.transaction().await.unwrap();
+    let held: Vec<String> = (1..=40).map(|n| graph_lane(n).to_string()).collect();
+    let sql = "SELECT * FROM lanes WHERE name = ANY($1) FOR UPDATE";
+    assert_eq!(holding.query(sql, &[&held]).await.unwrap().len(), 40);
+    for (hands, free) in [(1, 41), (256, 42)] {
+        let claiming = two.other.claim(after(100), LEASE, hands);
+        let claimed = tokio::time::timeout(AT_ONCE, claiming).await.expect("it waits").unwrap();
+        assert_eq!(steps(&claimed), [Step::Operation(in_line(free).operation.id)]);
+    }
+    holding.commit().await.unwrap();
+}
+
+/// On a lane of its own, which is the `n`th in line.
+fn in_line(n: u32) -> Registration {
+    let mut registration = on_its_own_lane(n);
+    if let State::Watching(watch) = &mut registration.operation.state {
+        watch.next_poll_at = after(30 + u64::from(n));
+    }
+    registration
+}
+
+/// The lane on which its polls are.
+fn graph_lane(n: u32) -> LaneName {
+    LaneName::graph(in_line(n).credential.identity())
 }
 
 /// As somebody does who commits it, and waits for its lane.
@@ -323,7 +386,7 @@ async fn a_step_that_somebody_holds_keeps_no_other_from_being_claimed_on_postgre
     let claim_at = async |now| {
         let claiming = two.other.claim(now, LEASE, 8);
         let claimed = tokio::time::timeout(AT_ONCE, claiming).await.expect("it waits").unwrap();
-        claimed.iter().map(|it| it.claim.step).collect::<Vec<_>>()
+        steps(&claimed)
     };
     let [held, free] = [1, 2].map(|n| Step::Operation(registration(n).operation.id));
     // When they are due, and when they should long have ended.

@@ -13,10 +13,10 @@ use jiff::Timestamp;
 use tokio_postgres::Client;
 
 use super::{connect, open, start};
-use crate::storage::{claims, fill, spread};
+use crate::storage::{PER_IDENTITY, calls_of, claims, fill, introduce, keep, spread};
 use crate::{Table, grouped};
 
-const SIZES: [usize; 2] = [10_000, 1_000_000];
+const MANY: usize = 1_000_000;
 const LEASE: Duration = Duration::from_secs(90);
 
 /// Between two claims of the replay, so that there is more than one poll to each.
@@ -26,35 +26,45 @@ const TURN: Duration = Duration::from_secs(30);
 const FOR_A_DAY: usize = 2_000;
 
 pub(crate) async fn measure(table: &mut Table) {
-    let cluster = start();
-    for size in SIZES {
-        let url = cluster.create_database();
-        let (store, client) = (open(&url).await, connect(&url).await);
-        let count = grouped(size as f64);
-        let began = Instant::now();
-        fill(&*store, size).await;
-        table.add(
-            format!("PostgreSQL: filling with {count}, in calls of 500"),
-            format!("{}/s", grouped(size as f64 / began.elapsed().as_secs_f64())),
-        );
-        // As the server does by itself within minutes.
-        client.batch_execute("VACUUM ANALYZE").await.unwrap();
-        client.batch_execute("CHECKPOINT").await.unwrap();
-        let bytes = sizes(&client).await;
-        table.add(
-            format!("PostgreSQL: database per operation, {count} tracked"),
-            describe(&bytes, size),
-        );
-        // Of which there are enough left for it in the smaller one, too.
-        for (hands, times) in [(8, 500), (256, (size / 512).min(200))] {
-            let took = claims(&*store, hands, times).await;
-            table.add(
-                format!("PostgreSQL: a claim of {hands} polls among {count}"),
-                spread(&took[times / 10..]),
-            );
-        }
+    for (size, per_identity) in [(10_000, PER_IDENTITY), (MANY, PER_IDENTITY), (MANY, 1)] {
+        one_size(table, size, per_identity).await;
     }
+    let cluster = start();
     a_day(table, &cluster.create_database()).await;
+}
+
+/// On a server of its own, whose memory no other database takes up.
+async fn one_size(table: &mut Table, size: usize, per_identity: usize) {
+    let cluster = start();
+    let url = cluster.create_database();
+    let (store, client) = (open(&url).await, connect(&url).await);
+    let mut count = grouped(size as f64);
+    if per_identity == 1 {
+        count += ", each of an identity of its own";
+    }
+    let began = Instant::now();
+    introduce(&*store).await;
+    keep(&*store, calls_of(per_identity, 0..size)).await;
+    table.add(
+        format!("PostgreSQL: filling with {count}, in calls of 500"),
+        format!("{}/s", grouped(size as f64 / began.elapsed().as_secs_f64())),
+    );
+    // As the server does by itself within minutes.
+    client.batch_execute("VACUUM ANALYZE").await.unwrap();
+    client.batch_execute("CHECKPOINT").await.unwrap();
+    let bytes = sizes(&client).await;
+    table.add(
+        format!("PostgreSQL: database per operation, {count} tracked"),
+        describe(&bytes, size),
+    );
+    // Of which there are enough left for it in the smallest one, too.
+    for (hands, times) in [(8, 500), (256, (size / 512).min(200))] {
+        let took = claims(&*store, hands, times).await;
+        table.add(
+            format!("PostgreSQL: a claim of {hands} polls among {count}"),
+            spread(&took[times / 10..]),
+        );
+    }
 }
 
 /// Bytes of tables and of their indexes.

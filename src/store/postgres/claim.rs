@@ -12,6 +12,7 @@ use tokio_postgres::Row;
 use super::directory::Readable;
 use super::error::{both, for_another};
 use super::hand_out::{HandedOut, hand_out};
+use super::line::PassedOver;
 use super::row::Columns;
 use super::schedule::Key;
 use super::{callback_options, connections, lives};
@@ -28,12 +29,12 @@ pub(super) async fn claim(
     transaction: &Transaction<'_>,
     vault: &Vault,
     policy: &lane::Policy,
-    now: Timestamp,
-    lease: Duration,
+    (now, lease): (Timestamp, Duration),
     hands: usize,
+    passed_over: &PassedOver,
 ) -> Result<Vec<Claimed>, StoreError> {
-    let handful = hand_out(transaction, policy, now, lease, hands).await?;
-    // What is read is sent first: while the server writes, we open what it has told.
+    let handful = hand_out(transaction, policy, (now, lease), hands, passed_over).await?;
+    // Operations and callbacks are asked for first: while the server writes, we open what it has told.
     let claimed = open(transaction, vault, &handful.steps, (now, handful.until));
     Ok(both(claimed, handful.write(transaction)).await?.0)
 }
@@ -80,7 +81,9 @@ impl Materials {
     ) -> Result<Self, StoreError> {
         let keys = handed_out.iter().map(|it| it.key);
         let (polls, attempts): (Vec<Key>, Vec<Key>) = keys.partition(|key| key.callback == 0);
-        let mut rows = lives::operation_rows(transaction, polls.into_iter()).await?;
+        let operations = lives::operation_rows(transaction, polls.into_iter());
+        let callbacks = lives::callback_rows(transaction, attempts.into_iter());
+        let (mut rows, callbacks) = both(operations, callbacks).await?;
         let mut connections = BTreeSet::new();
         for row in rows.values() {
             let columns = Columns { table: "operations", row };
@@ -90,17 +93,15 @@ impl Materials {
                 connections.insert((caller, name));
             }
         }
-        let callbacks = lives::callback_rows(transaction, attempts.into_iter()).await?;
         let tell = |row| caller(&Columns { table: "callbacks", row }).ok();
         let callers: BTreeSet<CallerName> = callbacks.values().filter_map(tell).collect();
         rows.extend(callbacks);
         let connections: Vec<_> = connections.into_iter().collect();
         let callers: Vec<_> = callers.into_iter().collect();
-        Ok(Self {
-            rows,
-            connections: connections::connections_of(transaction, vault, &connections).await?,
-            signers: callback_options::signers(transaction, vault, &callers, now).await?,
-        })
+        let connections = connections::connections_of(transaction, vault, &connections);
+        let signers = callback_options::signers(transaction, vault, &callers, now);
+        let (connections, signers) = both(connections, signers).await?;
+        Ok(Self { rows, connections, signers })
     }
 
     fn work(&self, vault: &Vault, key: Key, lapse: bool) -> Result<Option<Work>, StoreError> {

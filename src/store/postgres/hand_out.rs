@@ -7,29 +7,20 @@ use deadpool_postgres::Transaction;
 use jiff::Timestamp;
 use tokio_postgres::types::ToSql;
 
-use super::dial::LOCK_PATIENCE;
-use super::error::{Context as _, both};
-use super::lanes::{self, LANE};
-use super::row::Columns;
-use super::rows;
+use super::error::both;
+use super::line::{self, Numbered, PassedOver};
+use super::row::{Columns, count};
 use super::schedule::{Key, keys};
+use super::{lanes, rows};
 use crate::lane::{self, LaneName, share};
 use crate::operation::after;
 use crate::store::StoreError;
-use crate::store::columns::{Fields as _, StoredLane};
 
-/// In how many rounds a claim gives to some lanes what others have left of their share.
+/// How often a claim goes on to further lanes, where those before have less to give than there are hands.
 const ROUNDS: usize = 8;
 
-/// How many steps of a lane a claim with many hands takes at a time, where there are so many: to lock
-/// a lane and to write it costs as much for one. It is what a Graph lane has room for at once.
-const STEPS_OF_A_LANE: usize = 8;
-
-/// To so many lanes a claim gives one step at least before it gives any of them more.
+/// So many lanes are asked at least, or one for each hand where hands are fewer.
 const FEW_LANES: usize = 8;
-
-/// For how long a claim waits for a lane, in milliseconds.
-const LANE_PATIENCE_MS: u32 = 200;
 
 /// A step that has been handed out.
 pub(super) struct HandedOut {
@@ -59,7 +50,9 @@ impl Handful {
 #[derive(Default)]
 struct Round {
     chosen: Vec<(Key, u64)>,
-    lanes: Vec<(i64, StoredLane)>,
+    lanes: Vec<Numbered>,
+    /// Whether one of these lanes may have more to give, had there been hands for it.
+    may_have_more: bool,
 }
 
 impl Round {
@@ -82,48 +75,51 @@ impl Round {
 pub(super) async fn hand_out(
     transaction: &Transaction<'_>,
     policy: &lane::Policy,
-    now: Timestamp,
-    lease: Duration,
+    (now, lease): (Timestamp, Duration),
     hands: usize,
+    passed_over: &PassedOver,
 ) -> Result<Handful, StoreError> {
     let until = after(now, lease);
-    // The first lanes are looked for at the same time; what lapses takes hands from the last of them.
-    let lapsed = lapsed(transaction, now, hands.div_ceil(2));
-    let mut steps_of_a_lane = STEPS_OF_A_LANE;
-    let first = candidates(transaction, now, lanes_for(hands, steps_of_a_lane));
-    let (lapsed, mut candidates) = both(lapsed, first).await?;
+    // To lock a lane and to write it costs as much for one step as for all that it has, so no more of
+    // them are asked than seems to be needed. At first each is taken for a Graph lane with much to do.
+    let mut steps_of_a_lane = (policy.graph_requests as usize).max(1);
+    let mut limit = lanes_for(hands, steps_of_a_lane);
+    // Looked for at the same time; what lapses takes hands from the last lanes.
+    let looking = line::look(transaction, now, limit, passed_over);
+    let (lapsed, look) = both(lapsed(transaction, now, hands.div_ceil(2)), looking).await?;
     take(transaction, &lapsed, until).await?;
+    let mut ready = look.lanes(transaction, now, limit, passed_over).await?;
     let lapse = |(key, token)| HandedOut { key, token, lane: None };
     let mut steps: Vec<HandedOut> = lapsed.into_iter().map(lapse).collect();
 
-    let mut last = Round::default();
-    for round in 0..ROUNDS {
+    let mut round = Round::default();
+    for number in 0..ROUNDS {
         let left = hands.saturating_sub(steps.len());
         if left == 0 {
             break;
         }
-        let lanes = lanes_for(left, steps_of_a_lane);
-        if 0 < round {
-            std::mem::take(&mut last).write(transaction, until).await?;
-            candidates = self::candidates(transaction, now, lanes).await?;
+        if 0 < number {
+            std::mem::take(&mut round).write(transaction, until).await?;
+            limit = lanes_for(left, steps_of_a_lane);
+            ready = line::lock(transaction, now, limit).await?;
         }
-        candidates.truncate(lanes);
-        let ready = ready(transaction, now, &candidates, round == 0).await?;
-        if ready.is_empty() {
+        let (asked, before) = (ready.len(), steps.len());
+        if asked == 0 {
             break;
         }
-        let (before, served) = (steps.len(), ready.len());
-        last = serve(transaction, policy, ready, (now, until), left, &mut steps).await?;
-        // Lanes that were made for registrations that came to nothing stand before others once.
-        let may_be_more = candidates.len() == lanes;
-        let taken = steps.len() - before;
-        if taken == 0 && !may_be_more {
+        let lanes = std::mem::take(&mut ready);
+        round = serve(transaction, policy, lanes, (now, until), left, &mut steps).await?;
+        if asked < limit && !round.may_have_more {
             break;
         }
-        // The next ones will hardly have more: where each has a single step, two rounds are enough.
-        steps_of_a_lane = (taken / served).clamp(1, STEPS_OF_A_LANE);
+        // Lanes that have nothing to give were made for registrations that came to nothing, and say
+        // nothing of others. Nor are a few that have little followed by as little each time.
+        let given = steps.len() - before;
+        if 0 < given {
+            steps_of_a_lane = given.div_ceil(asked).max(steps_of_a_lane.div_ceil(2));
+        }
     }
-    Ok(Handful { steps, unwritten: last, until })
+    Ok(Handful { steps, unwritten: round, until })
 }
 
 /// Up to `limit` steps whose time is over, locked, with the tokens of new claims.
@@ -140,97 +136,26 @@ async fn lapsed(
     found.iter().map(|row| Ok((key(row)?, fresh_token()?))).collect()
 }
 
-/// To how many lanes so many hands are given, if each has so many steps for them.
+/// How many lanes are asked for so many hands, if each is thought to have so many steps for them.
 fn lanes_for(hands: usize, steps_of_a_lane: usize) -> usize {
     hands.div_ceil(steps_of_a_lane).max(hands.min(FEW_LANES))
-}
-
-/// Up to `limit` lanes that are ready, longest first.
-async fn candidates(
-    transaction: &Transaction<'_>,
-    now: Timestamp,
-    limit: usize,
-) -> Result<Vec<i64>, StoreError> {
-    if limit == 0 {
-        return Ok(Vec::new());
-    }
-    let sql = "SELECT lane FROM lanes WHERE ready_at <= $1 ORDER BY ready_at LIMIT $2";
-    let params: [&(dyn ToSql + Sync); 2] = [&now.as_millisecond(), &count(limit)];
-    let found = rows(transaction, LOOKING, sql, &params).await?;
-    found.iter().map(|row| Columns { table: "lanes", row }.get("lane")).collect()
-}
-
-const LOOKING: &str = "looking for lanes that are ready";
-
-/// Those of these lanes that are ready, locked.
-///
-/// Waits for the first, if `may_wait`, and passes over others that somebody holds. Whoever waits
-/// holds no lane yet, or two claims could wait for each other.
-async fn ready(
-    transaction: &Transaction<'_>,
-    now: Timestamp,
-    numbers: &[i64],
-    may_wait: bool,
-) -> Result<Vec<(i64, StoredLane)>, StoreError> {
-    if numbers.is_empty() {
-        return Ok(Vec::new());
-    }
-    let now = now.as_millisecond();
-    let mut locked = HashMap::new();
-    if let (Some(first), true) = (numbers.first(), may_wait) {
-        // Somebody else may have served it while we waited.
-        if let Some(row) = wait_for(transaction, *first, now).await? {
-            locked.insert(*first, Columns { table: "lanes", row: &row }.lane()?);
-        }
-    }
-    let sql = format!("{LANE} WHERE lane = ANY($1) AND ready_at <= $2 FOR UPDATE SKIP LOCKED");
-    for row in rows(transaction, LOOKING, &sql, &[&numbers, &now]).await? {
-        let columns = Columns { table: "lanes", row: &row };
-        locked.insert(columns.get("lane")?, columns.lane()?);
-    }
-    Ok(numbers.iter().filter_map(|it| Some((*it, locked.remove(it)?))).collect())
-}
-
-/// Locks a lane if it is ready, and waits a little for whoever holds it.
-async fn wait_for(
-    transaction: &Transaction<'_>,
-    lane: i64,
-    now: i64,
-) -> Result<Option<tokio_postgres::Row>, StoreError> {
-    let doing = "waiting for a lane";
-    let ready = format!("{LANE} WHERE lane = $1 AND ready_at <= $2 FOR UPDATE");
-    let free = format!("{ready} SKIP LOCKED");
-    if let Some(row) = rows(transaction, doing, &free, &[&lane, &now]).await?.pop() {
-        return Ok(Some(row));
-    }
-    // Longer than anybody holds a lane who is not in trouble. Of one that is, the time ends with the
-    // server's patience for transactions that stand still, during which all other lanes go on.
-    let patient = format!("SAVEPOINT waiting; SET LOCAL lock_timeout = {LANE_PATIENCE_MS}");
-    transaction.batch_execute(&patient).await.context(doing)?;
-    let waited = rows(transaction, doing, &ready, &[&lane, &now]).await;
-    let end = match &waited {
-        // The default is the server's or the role's, which is not what we have set for the session.
-        Ok(_) => &format!("SET LOCAL lock_timeout = '{LOCK_PATIENCE}'"),
-        Err(StoreError::Locked(_)) => "ROLLBACK TO waiting",
-        Err(_) => return waited.map(|mut found| found.pop()),
-    };
-    transaction.batch_execute(end).await.context(doing)?;
-    Ok(waited.ok().and_then(|mut found| found.pop()))
 }
 
 /// Gives due steps of these lanes to `left` hands, to each lane its share as far as it has room.
 async fn serve(
     transaction: &Transaction<'_>,
     policy: &lane::Policy,
-    mut lanes: Vec<(i64, StoredLane)>,
+    mut lanes: Vec<Numbered>,
     (now, until): (Timestamp, Timestamp),
     mut left: usize,
     steps: &mut Vec<HandedOut>,
 ) -> Result<Round, StoreError> {
-    let mut due = due(transaction, now, &lanes, share(left, lanes.len())).await?;
-    let (mut chosen, count) = (Vec::new(), lanes.len());
+    let most = share(left, lanes.len());
+    let mut due = due(transaction, now, &lanes, most).await?;
+    let (mut chosen, mut may_have_more, count) = (Vec::new(), false, lanes.len());
     for (index, (number, stored)) in lanes.iter_mut().enumerate() {
-        let share = share(left, count - index);
+        let (share, room) = (share(left, count - index).min(most), stored.lane.room(now));
+        let before = left;
         for key in due.remove(number).unwrap_or_default().into_iter().take(share) {
             let token = fresh_token()?;
             stored.lane.admit(policy, token, until, now);
@@ -239,8 +164,9 @@ async fn serve(
             steps.push(HandedOut { key, token, lane: Some(stored.name.clone()) });
             left -= 1;
         }
+        may_have_more |= before - left == share && share < room;
     }
-    Ok(Round { chosen, lanes })
+    Ok(Round { chosen, lanes, may_have_more })
 }
 
 /// Due steps of each of these lanes that nobody is at, locked: as many as it has room for, and `most`
@@ -248,7 +174,7 @@ async fn serve(
 async fn due(
     transaction: &Transaction<'_>,
     now: Timestamp,
-    lanes: &[(i64, StoredLane)],
+    lanes: &[Numbered],
     most: usize,
 ) -> Result<HashMap<i64, Vec<Key>>, StoreError> {
     let numbers: Vec<i64> = lanes.iter().map(|(number, _)| *number).collect();
@@ -298,8 +224,4 @@ fn fresh_token() -> Result<u64, StoreError> {
 fn key(row: &tokio_postgres::Row) -> Result<Key, StoreError> {
     let columns = Columns { table: "steps", row };
     Ok(Key { operation: columns.get("operation")?, callback: columns.get("callback")? })
-}
-
-fn count(number: usize) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
 }

@@ -10,7 +10,7 @@ use tokio_postgres::types::ToSql;
 
 use super::connect::{Database, work};
 use super::error::{Context as _, both};
-use super::row::Columns;
+use super::row::{Columns, count};
 use super::{plan_by_keys, rows};
 use crate::lane::{self, Lane, LaneName};
 use crate::store::StoreError;
@@ -20,8 +20,8 @@ use crate::store::columns::{Fields as _, StoredLane, millis, write_slots};
 const RESTED_AT_ONCE: usize = 2_000;
 
 /// A lane with the rate that its receiver has agreed to: all that [`StoredLane`] is read from.
-pub(super) const LANE: &str = "SELECT *, (SELECT rate FROM handshakes WHERE handshakes.lane = lanes.name) AS rate \
-    FROM lanes";
+pub(super) const LANE: &str = "SELECT lane, name, allowance, failures, paused_until, slots, served_at, \
+    ready_at, (SELECT rate FROM handshakes WHERE handshakes.lane = lanes.name) AS rate FROM lanes";
 
 /// The numbers of the lanes of these names, made where they are not there yet.
 pub(super) async fn find_or_make<N: Borrow<LaneName> + Ord>(
@@ -197,9 +197,7 @@ pub(super) async fn rest_graph(
     let doing = "letting lanes rest";
     let sql = "SELECT lane FROM lanes WHERE lane > $1 AND name LIKE 'graph:%' \
         ORDER BY lane LIMIT $2 FOR UPDATE";
-    let found =
-        rows(transaction, doing, sql, &[&lane, &i64::try_from(RESTED_AT_ONCE).unwrap_or(i64::MAX)])
-            .await?;
+    let found = rows(transaction, doing, sql, &[&lane, &count(RESTED_AT_ONCE)]).await?;
     let number = |row| Columns { table: "lanes", row }.get("lane");
     let lanes: Vec<i64> = found.iter().map(number).collect::<Result<_, _>>()?;
     let sql = "UPDATE lanes SET paused_until = greatest(paused_until, $2), \

@@ -31,6 +31,7 @@ mod hand_out;
 mod handshakes;
 mod import;
 mod lanes;
+mod line;
 mod lives;
 mod reads;
 mod register;
@@ -64,6 +65,7 @@ use self::batch::Batches;
 use self::connect::{Database, work};
 use self::directory::KnownDirectory;
 use self::error::{Context as _, both};
+use self::line::PassedOver;
 use self::replicas::Replicas;
 use self::row::Columns;
 use self::time::SharedTime;
@@ -100,6 +102,7 @@ pub struct PostgresStore {
     /// The lane after which the next batch of forgetting goes on, so that a round of them comes by
     /// each.
     lanes_forgotten_to: AtomicI64,
+    passed_over: Arc<PassedOver>,
     replicas: Replicas,
     time: SharedTime,
 }
@@ -165,6 +168,7 @@ impl PostgresStore {
             vault,
             policy,
             lanes_forgotten_to: AtomicI64::default(),
+            passed_over: Arc::default(),
             time: SharedTime::default(),
         })
     }
@@ -253,13 +257,16 @@ impl Store for PostgresStore {
         hands: usize,
     ) -> Result<Vec<Claimed>, StoreError> {
         let (vault, policy) = (Arc::clone(&self.vault), Arc::clone(&self.policy));
-        let time = self.time.clone();
+        let (time, passed_over) = (self.time.clone(), Arc::clone(&self.passed_over));
         let claim = work(move |transaction| {
             let (vault, policy, time) = (Arc::clone(&vault), Arc::clone(&policy), time.clone());
+            let passed_over = Arc::clone(&passed_over);
             Box::pin(async move {
                 // By itself, for what it asks is to be answered at once.
                 time.check(transaction).await?;
-                let claiming = claim::claim(transaction, &vault, &policy, now, lease, hands);
+                let when = (now, lease);
+                let claiming =
+                    claim::claim(transaction, &vault, &policy, when, hands, &passed_over);
                 Ok(both(plan_by_keys(transaction), claiming).await?.1)
             })
         });

@@ -38,3 +38,8 @@ impl Fields for Columns<'_> {
         StoreError::inconsistent(self.table, column, row.unwrap_or_default(), source)
     }
 }
+
+/// A number of rows, as the server takes it.
+pub(super) fn count(number: usize) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}

@@ -25,6 +25,7 @@ laws![
     a_step_handed_back_is_due_again,
     no_more_is_claimed_than_there_are_hands,
     many_hands_are_filled_though_each_lane_has_a_single_step,
+    what_some_lanes_leave_of_their_share_goes_to_the_others,
     a_graph_lane_holds_its_budget_in_any_window,
     a_slot_counts_from_the_answer_not_from_the_claim,
     a_throttled_lane_pauses_and_no_other,
@@ -160,6 +161,12 @@ async fn many_hands_are_filled_though_each_lane_has_a_single_step(bench: &Bench)
     let now = after(60);
     assert_eq!(bench.claim_at(now, 256).await.len(), 256);
     assert_eq!(bench.claim_at(now, 256).await.len(), 300 - 256);
+}
+
+async fn what_some_lanes_leave_of_their_share_goes_to_the_others(bench: &Bench) {
+    bench.keep((1..=6).map(|n| on_lane(n, &format!("short-{n}")))).await;
+    bench.keep((11..=18).map(|n| on_lane(n, "long"))).await;
+    assert_eq!(bench.claim_at(after(60), 9).await.len(), 9);
 }
 
 async fn a_graph_lane_holds_its_budget_in_any_window(bench: &Bench) {
