@@ -331,7 +331,8 @@ async fn a_claim_waits_a_little_for_the_lane_that_is_first_in_line_on_postgres()
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lane_that_was_passed_over_is_waited_for_the_next_time_on_postgres() {
     let two = Two::start().await;
-    two.one.register((1..=40).map(in_line).collect()).await.unwrap();
+    // More than are taken below, or it would be waited for as the only one that is left.
+    two.one.register((1..=60).map(in_line).collect()).await.unwrap();
     let first = Step::Operation(in_line(1).operation.id);
     for _ in 0..20 {
         let (others, _) = two.claim_while_somebody_holds(&graph_lane(1), 1).await;
