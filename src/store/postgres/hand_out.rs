@@ -51,7 +51,7 @@ impl Handful {
 struct Round {
     chosen: Vec<(Key, u64)>,
     lanes: Vec<Numbered>,
-    /// Whether one of these lanes may have more to give, had there been hands for it.
+    /// Whether one of these lanes has given all of its share, and may have more.
     may_have_more: bool,
 }
 
@@ -88,6 +88,7 @@ pub(super) async fn hand_out(
     let looking = line::look(transaction, now, limit, passed_over);
     let (lapsed, look) = both(lapsed(transaction, now, hands.div_ceil(2)), looking).await?;
     take(transaction, &lapsed, until).await?;
+    limit = lanes_for(hands.saturating_sub(lapsed.len()), steps_of_a_lane);
     let mut ready = look.lanes(transaction, now, limit, passed_over).await?;
     let lapse = |(key, token)| HandedOut { key, token, lane: None };
     let mut steps: Vec<HandedOut> = lapsed.into_iter().map(lapse).collect();
@@ -113,7 +114,8 @@ pub(super) async fn hand_out(
             break;
         }
         // Lanes that have nothing to give were made for registrations that came to nothing, and say
-        // nothing of others. Nor are a few that have little followed by as little each time.
+        // nothing of others. And some that have little may stand before those that have much, so what
+        // is thought of these falls by half at the most.
         let given = steps.len() - before;
         if 0 < given {
             steps_of_a_lane = given.div_ceil(asked).max(steps_of_a_lane.div_ceil(2));

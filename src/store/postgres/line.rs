@@ -2,8 +2,9 @@
 //!
 //! A claim takes those that have been ready for longest, and passes over what somebody holds. Of several
 //! replicas each would else wait for the same lane, and take in the end what the others have left of it.
-//! Nor may it pass over the same one for ever, which commits could hold whenever a claim comes by: so
-//! whoever finds the first in line where it was passed over the last time waits for it.
+//! It waits where it would come away with nothing. Nor may it pass over the same lane for ever, which
+//! commits could hold whenever a claim comes by: so it waits, too, for one that is first in line as it was
+//! the last time, when it was passed over.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -19,24 +20,25 @@ use super::rows;
 use crate::store::StoreError;
 use crate::store::columns::{Fields as _, StoredLane};
 
-/// For how long a claim waits for a lane, in milliseconds: longer than anybody holds one who is not in
-/// trouble. Of one that is, the time ends with the server's patience for transactions that stand still,
-/// during which all other lanes go on.
+/// For how long a claim waits for whoever holds a lane, in milliseconds: longer than anybody does who is
+/// not in trouble. Of one that is, the time ends with the server's patience for transactions that stand
+/// still, during which all other lanes go on.
 const LANE_PATIENCE_MS: u32 = 200;
 
 const LOOKING: &str = "looking for lanes that are ready";
 
-/// The number of a lane that was first in line at the last claim, when somebody held it; 0 for none.
+/// The number of a lane that was first in line at the last claim and was passed over; 0 for none. Claims
+/// that are made at the same time may forget each other's, which is passed over once more then.
 #[derive(Debug, Default)]
 pub(super) struct PassedOver(AtomicI64);
 
 impl PassedOver {
-    fn take(&self) -> Option<i64> {
-        Some(self.0.swap(0, Ordering::Relaxed)).filter(|lane| *lane != 0)
+    fn get(&self) -> Option<i64> {
+        Some(self.0.load(Ordering::Relaxed)).filter(|lane| *lane != 0)
     }
 
-    fn remember(&self, lane: i64) {
-        self.0.store(lane, Ordering::Relaxed);
+    fn set(&self, lane: Option<i64>) {
+        self.0.store(lane.unwrap_or_default(), Ordering::Relaxed);
     }
 }
 
@@ -47,7 +49,7 @@ pub(super) type Numbered = (i64, StoredLane);
 #[derive(Default)]
 pub(super) struct Look {
     first: Option<i64>,
-    /// What was first at the last claim and had to wait.
+    /// What was passed over the last time.
     waited_before: Option<i64>,
     locked: Vec<Numbered>,
 }
@@ -62,7 +64,7 @@ pub(super) async fn look(
     if limit == 0 {
         return Ok(Look::default());
     }
-    let waited_before = passed_over.take();
+    let waited_before = passed_over.get();
     let at_once = if waited_before.is_none() { limit } else { 0 };
     let looking = both(first(transaction, now), lock(transaction, now, at_once));
     let (first, locked) = looking.await?;
@@ -70,10 +72,10 @@ pub(super) async fn look(
 }
 
 impl Look {
-    /// Up to `limit` lanes that are ready, longest first. They are locked.
+    /// Up to `limit` of the lanes that are ready, longest first. They are locked.
     ///
-    /// Not to be called while other statements of the transaction are under way, which could come to
-    /// belong to what is taken back where a lane was waited for in vain.
+    /// To be called when all statements of the transaction before it have been sent: those that come
+    /// later could belong to what is taken back where a lane was waited for in vain.
     pub(super) async fn lanes(
         self,
         transaction: &Transaction<'_>,
@@ -82,18 +84,20 @@ impl Look {
         passed_over: &PassedOver,
     ) -> Result<Vec<Numbered>, StoreError> {
         let Self { first, waited_before, mut locked } = self;
-        let Some(first) = first else { return Ok(locked) };
-        // Whoever waits holds no lane yet, or two claims could wait for each other.
+        let Some(first) = first.filter(|_| 0 < limit) else { return Ok(Vec::new()) };
+        let mut is_served = false;
+        // Whoever waits holds no lane, or two claims could wait for each other. What it may hold are some
+        // that were served just when it looked, which the server locks before it sees that they are not
+        // ready any more: then it is patience that ends.
         if locked.is_empty() {
             if waited_before.is_none_or(|lane| lane == first) {
-                wait_for(transaction, first).await?;
+                is_served = wait_for(transaction, first).await?;
             }
             locked = lock(transaction, now, limit).await?;
         }
-        // Somebody else may have served it in between, and then it is not the first the next time.
-        if !locked.iter().any(|(lane, _)| *lane == first) {
-            passed_over.remember(first);
-        }
+        is_served |= locked.iter().any(|(lane, _)| *lane == first);
+        passed_over.set(Some(first).filter(|_| !is_served));
+        locked.truncate(limit);
         Ok(locked)
     }
 }
@@ -124,19 +128,25 @@ pub(super) async fn lock(
     rows(transaction, LOOKING, &sql, &params).await?.iter().map(read).collect()
 }
 
-/// Locks a lane, for which it waits a little if somebody holds it.
+/// Locks a lane, for which it waits a little if somebody holds it. Says whether it has come to that.
 ///
-/// It stays locked though it may not be ready any more, until the end of the transaction.
-async fn wait_for(transaction: &Transaction<'_>, lane: i64) -> Result<(), StoreError> {
+/// It stays locked until the end of the transaction, though it may not be ready any more.
+async fn wait_for(transaction: &Transaction<'_>, lane: i64) -> Result<bool, StoreError> {
     let doing = "waiting for a lane";
     let patient = format!("SAVEPOINT waiting; SET LOCAL lock_timeout = {LANE_PATIENCE_MS}");
     transaction.batch_execute(&patient).await.context(doing)?;
     let sql = "SELECT lane FROM lanes WHERE lane = $1 FOR UPDATE";
-    let end = match rows(transaction, doing, sql, &[&lane]).await {
-        // The default is the server's or the role's, which is not what we have set for the session.
-        Ok(_) => &format!("RELEASE waiting; SET LOCAL lock_timeout = '{LOCK_PATIENCE}'"),
-        Err(StoreError::Locked(_)) => "ROLLBACK TO waiting; RELEASE waiting",
+    let is_locked = match rows(transaction, doing, sql, &[&lane]).await {
+        Ok(_) => true,
+        Err(StoreError::Locked(_)) => false,
         Err(error) => return Err(error),
     };
-    transaction.batch_execute(end).await.context(doing)
+    let end = if is_locked {
+        // The default is the server's or the role's, which is not what we have set for the session.
+        &format!("RELEASE waiting; SET LOCAL lock_timeout = '{LOCK_PATIENCE}'")
+    } else {
+        "ROLLBACK TO waiting; RELEASE waiting"
+    };
+    transaction.batch_execute(end).await.context(doing)?;
+    Ok(is_locked)
 }
