@@ -40,7 +40,7 @@ async fn one_size(table: &mut Table, size: usize, per_identity: usize) {
     let (store, client) = (open(&url).await, connect(&url).await);
     let mut count = grouped(size as f64);
     if per_identity == 1 {
-        count += ", each of an identity of its own";
+        count += " with an identity each";
     }
     let began = Instant::now();
     introduce(&*store).await;
