@@ -22,6 +22,10 @@ const ROUNDS: usize = 8;
 /// So many lanes are asked at least, or one for each hand where hands are fewer.
 const FEW_LANES: usize = 8;
 
+/// No lane is thought to have more steps than this for a claim: what Viva Engage grants an identity at a
+/// time.
+const MANY_STEPS: usize = 10;
+
 /// A step that has been handed out.
 pub(super) struct HandedOut {
     pub(super) key: Key,
@@ -82,7 +86,7 @@ pub(super) async fn hand_out(
     let until = after(now, lease);
     // To lock a lane and to write it costs as much for one step as for all that it has, so no more of
     // them are asked than seems to be needed. At first each is taken for a Graph lane with much to do.
-    let mut steps_of_a_lane = (policy.graph_requests as usize).max(1);
+    let mut steps_of_a_lane = (policy.graph_requests as usize).clamp(1, MANY_STEPS);
     let mut limit = lanes_for(hands, steps_of_a_lane);
     // Looked for at the same time; what lapses takes hands from the last lanes.
     let looking = line::look(transaction, now, limit, passed_over);
