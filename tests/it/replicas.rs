@@ -18,7 +18,7 @@ use engagement_bridge::store::{
 use engagement_bridge::tls;
 use engagement_bridge::vault::{MasterKey, Vault};
 use futures_util::future::join_all;
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use tokio::sync::oneshot;
 use tokio::task;
 use tokio::time::Instant;
@@ -93,7 +93,12 @@ impl Two {
 
     /// What the other replica's claim comes to while somebody holds a lane, who lets go of it as soon as
     /// the claim waits for it, or ends without; and whether it has waited.
-    async fn claim_while_somebody_holds(&self, lane: &LaneName, hands: usize) -> (Vec<Step>, bool) {
+    async fn claim_while_somebody_holds(
+        &self,
+        lane: &LaneName,
+        now: Timestamp,
+        hands: usize,
+    ) -> (Vec<Step>, bool) {
         let (mut holder, _connected) = connected(&self.url).await;
         let (onlooker, _looking) = connected(&self.url).await;
         let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
@@ -105,7 +110,7 @@ impl Two {
         assert_eq!(holding.query(sql, &[&lane.to_string()]).await.unwrap().len(), 1);
         let (ended, claim_ended) = oneshot::channel::<()>();
         let claim = async {
-            let claimed = self.other.claim(after(100), LEASE, hands).await.unwrap();
+            let claimed = self.other.claim(now, LEASE, hands).await.unwrap();
             drop(ended);
             steps(&claimed)
         };
@@ -318,7 +323,8 @@ async fn a_claim_that_finds_all_lanes_held_waits_a_little_for_the_first_on_postg
     two.one.register(vec![in_line(1)]).await.unwrap();
     // On a machine that has much to do, a little may be over before we see that it waits.
     for _ in 0..20 {
-        let (claimed, has_waited) = two.claim_while_somebody_holds(&graph_lane(1), 8).await;
+        let (claimed, has_waited) =
+            two.claim_while_somebody_holds(&graph_lane(1), after(100), 8).await;
         if has_waited && claimed.len() == 1 {
             return;
         }
@@ -334,16 +340,27 @@ async fn a_lane_that_was_passed_over_is_waited_for_the_next_time_on_postgres() {
     // More than are taken below, or it would be waited for as the only one that is left.
     two.one.register((1..=40).map(in_line).collect()).await.unwrap();
     let first = [Step::Operation(in_line(1).operation.id)];
-    let (others, has_waited) = two.claim_while_somebody_holds(&graph_lane(1), 1).await;
+    let (others, has_waited) = two.claim_while_somebody_holds(&graph_lane(1), after(100), 1).await;
     assert!(others.len() == 1 && others != first && !has_waited, "{others:?}, {has_waited}");
     for _ in 0..20 {
-        let (claimed, has_waited) = two.claim_while_somebody_holds(&graph_lane(1), 1).await;
+        let (claimed, has_waited) =
+            two.claim_while_somebody_holds(&graph_lane(1), after(100), 1).await;
         if has_waited && claimed == first {
             return;
         }
         assert_ne!(claimed, first, "it has come when nobody held the lane any more");
     }
     panic!("it is passed over each time");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_has_its_hands_full_of_lapses_waits_for_no_lane_on_postgres() {
+    let two = Two::start().await;
+    two.one.register(vec![in_line(1)]).await.unwrap();
+    let long_after = NOON + seconds(48 * 3_600);
+    let (lapsed, has_waited) = two.claim_while_somebody_holds(&graph_lane(1), long_after, 1).await;
+    assert_eq!(lapsed, [Step::Operation(in_line(1).operation.id)]);
+    assert!(!has_waited);
 }
 
 /// As a replica does that serves them, or was stopped while it did.
